@@ -1,0 +1,220 @@
+//! Endpoints come and go (§5.13.6.3, §5.13.6.4).
+
+use alloc::vec::Vec;
+
+use super::ledger::{Entry, State};
+use super::{AttachError, Domain, DomainState};
+use crate::address::{EndpointId, Iova, IovaRange};
+use crate::device::{RequestError, Shared};
+use crate::platform::Platform;
+use crate::wire::Request;
+
+impl<P: Platform> Domain<P> {
+    /// Puts an endpoint, and all others of its isolation group, into the address space: from now
+    /// on they see what is mapped, and nothing else but their own MSI regions.
+    ///
+    /// The first endpoint brings the domain into being at the device, with all mappings that the
+    /// domain has; until they are restored its accesses may fault. Allocates.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`]: all of the group or none is attached.
+    pub fn attach(&self, endpoint: EndpointId) -> Result<(), AttachError> {
+        match self.shared.endpoints.claim(endpoint, self.id) {
+            Ok(()) => {}
+            Err(None) => return Err(AttachError::UnknownEndpoint),
+            Err(Some(owner)) => return Err(AttachError::Attached(owner)),
+        }
+        let group: Vec<EndpointId> = self.shared.endpoints.group(endpoint).collect();
+        let replay = self.begin_attach(&group).inspect_err(|_| {
+            self.shared.endpoints.release(endpoint);
+        })?;
+        let outcome = self
+            .attach_group(&group)
+            .and_then(|()| self.replay(&group, &replay));
+        let stays = matches!(
+            outcome,
+            Ok(()) | Err(AttachError::Request(RequestError::Unconfirmed))
+        );
+        let mut state = self.state.lock();
+        state.changing = false;
+        state.restored |= outcome.is_ok();
+        if !stays {
+            state.leave(&self.shared, &group);
+        }
+        outcome
+    }
+
+    /// Checks and notes everything that can be checked and noted before the requests; says what
+    /// the device has to be told of the mappings.
+    fn begin_attach(&self, group: &[EndpointId]) -> Result<Replay, AttachError> {
+        let mut state = self.state.lock();
+        if state.changing {
+            return Err(AttachError::Busy);
+        }
+        let regions = group
+            .iter()
+            .filter_map(|member| self.shared.endpoints.reserved_regions(*member))
+            .flatten();
+        for region in regions {
+            let granules = whole_granules(region.range, self.shared.geometry.granule());
+            let conflict = state
+                .ledger
+                .iter()
+                .find(|entry| entry.state != State::Quarantined && entry.iova.overlaps(&granules));
+            if let Some(entry) = conflict {
+                return Err(AttachError::Conflict {
+                    mapping: entry.iova,
+                });
+            }
+        }
+        let known = |entry: &&Entry| entry.state == State::Mapped;
+        let replay = Replay {
+            mappings: match state.restored {
+                true => Vec::new(),
+                false => state.ledger.iter().filter(known).copied().collect(),
+            },
+            // An attempt before this one may have been made, or half made.
+            uncertain: !state.restored && !state.members.is_empty(),
+        };
+        state.changing = true;
+        state.members.extend(group);
+        state.set_holes(&self.shared);
+        Ok(replay)
+    }
+
+    /// Attaches all of a group, or none.
+    fn attach_group(&self, group: &[EndpointId]) -> Result<(), AttachError> {
+        for (i, member) in group.iter().enumerate() {
+            let Err(error) = self.shared.attach(*member, self.id) else {
+                continue;
+            };
+            let gone = self.detach_all(group.iter().take(i));
+            return Err(AttachError::Request(match gone {
+                true => error,
+                false => RequestError::Unconfirmed,
+            }));
+        }
+        Ok(())
+    }
+
+    /// Detaches endpoints; tells whether all of them are surely gone.
+    fn detach_all<'a>(&self, members: impl Iterator<Item = &'a EndpointId>) -> bool {
+        let kept = members
+            .filter(|member| self.shared.detach(**member, self.id).is_err())
+            .count();
+        kept == 0
+    }
+
+    /// Makes the mappings known to a device that has just made the domain.
+    fn replay(&self, group: &[EndpointId], replay: &Replay) -> Result<(), AttachError> {
+        let mut failure = None;
+        if replay.uncertain {
+            let clear = Request::Unmap {
+                domain: self.id,
+                virt: self.shared.geometry.input_range(),
+            };
+            failure = self.shared.execute_one(clear).err();
+        }
+        let requests = replay.mappings.iter().map(|entry| Request::Map {
+            domain: self.id,
+            virt: entry.iova,
+            phys_start: entry.phys,
+            access: entry.access,
+        });
+        self.shared
+            .execute(requests, |_, outcome| failure = failure.or(outcome.err()));
+        let Some(error) = failure else {
+            return Ok(());
+        };
+        // The domain ends with its only group, and with it what was restored.
+        Err(match self.detach_all(group.iter()) {
+            true => AttachError::Replay(error),
+            false => AttachError::Request(RequestError::Unconfirmed),
+        })
+    }
+
+    /// Takes an endpoint, and all others of its isolation group, out of the address space: they
+    /// reach nothing afterwards.
+    ///
+    /// Accesses that they began before may still be carried out: only a reset of the endpoint
+    /// stops those.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`]; the group then still counts as attached.
+    pub fn detach(&self, endpoint: EndpointId) -> Result<(), AttachError> {
+        let group: Vec<EndpointId> = self.shared.endpoints.group(endpoint).collect();
+        {
+            let mut state = self.state.lock();
+            if !state.members.contains(&endpoint) {
+                return Err(AttachError::NotAttached);
+            }
+            let last = state.members.len() == group.len();
+            if state.changing || last && state.ledger.is_busy() {
+                return Err(AttachError::Busy);
+            }
+            state.changing = true;
+        }
+        let mut outcome = Ok(());
+        for member in &group {
+            outcome = outcome.and(self.shared.detach(*member, self.id));
+        }
+        let mut state = self.state.lock();
+        state.changing = false;
+        if outcome.is_ok() {
+            state.leave(&self.shared, &group);
+        }
+        outcome.map_err(AttachError::Request)
+    }
+}
+
+/// What the device has to be told when an endpoint is attached.
+struct Replay {
+    mappings: Vec<Entry>,
+    /// It may have some of the mappings already.
+    uncertain: bool,
+}
+
+impl DomainState {
+    /// Notes that a group is gone.
+    fn leave<P: Platform>(&mut self, shared: &Shared<P>, group: &[EndpointId]) {
+        self.members.retain(|member| !group.contains(member));
+        // A domain ends with its last endpoint.
+        self.restored &= !self.members.is_empty();
+        self.set_holes(shared);
+        if let Some(endpoint) = group.first() {
+            shared.endpoints.release(*endpoint);
+        }
+    }
+
+    /// Merges the reserved regions of all members into the holes of the address space.
+    fn set_holes<P: Platform>(&mut self, shared: &Shared<P>) {
+        let mut holes: Vec<IovaRange> = self
+            .members
+            .iter()
+            .filter_map(|member| shared.endpoints.reserved_regions(*member))
+            .flatten()
+            .map(|region| whole_granules(region.range, shared.geometry.granule()))
+            .collect();
+        holes.sort_by_key(IovaRange::start);
+        let mut merged: Vec<IovaRange> = Vec::with_capacity(holes.len());
+        for hole in holes {
+            match merged.last_mut() {
+                Some(last) if last.overlaps(&hole) => {
+                    let end = last.end().max(hole.end());
+                    *last = IovaRange::new(last.start(), end).unwrap_or(*last);
+                }
+                _ => merged.push(hole),
+            }
+        }
+        self.iova.set_holes(merged);
+    }
+}
+
+/// The granules that `range` touches.
+fn whole_granules(range: IovaRange, granule: u64) -> IovaRange {
+    let start = Iova(range.start().0 & !(granule - 1));
+    let end = Iova(range.end().0 | (granule - 1));
+    IovaRange::new(start, end).unwrap_or(range)
+}

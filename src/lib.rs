@@ -1,0 +1,103 @@
+//! Guest-side driver for the virtio-iommu device (virtio 1.2 to 1.4, §5.13): every device of a
+//! kernel does DMA through an IOMMU, and sees only the memory that was mapped for it, only while
+//! it is mapped, only in the directions asked for.
+//!
+//! `no_std`, for every architecture, tied to no kernel: it needs a transport of
+//! [`virtio_drivers`] and a [`Platform`].
+//!
+//! # Example
+//!
+//! ```
+//! use core::ptr::NonNull;
+//! use virtio_drivers::transport::pci::{PciTransport, bus::{ConfigurationAccess, DeviceFunction, PciRoot}};
+//! use virtio_iommu::{Access, EndpointId, HalPlatform, Iommu, MapOptions, Options, PhysAddr, PhysRange};
+//! # use virtio_drivers::Hal;
+//! # type Error = Box<dyn std::error::Error>;
+//!
+//! /// The IOMMU at `iommu`, for a disk whose requester id is `disk`, with one page of memory.
+//! fn protect<H: Hal + 'static, C: ConfigurationAccess>(
+//!     root: &mut PciRoot<C>,
+//!     iommu: DeviceFunction,
+//!     disk: EndpointId,
+//!     page: PhysAddr,
+//!     now: fn() -> u64,
+//!     virt_to_phys: fn(NonNull<u8>) -> Option<PhysAddr>,
+//! ) -> Result<(), Error> {
+//!     // SAFETY: the clock is monotonic, and `H` gives out physical addresses.
+//!     let platform = unsafe { HalPlatform::<H, RawLock>::new(now, virt_to_phys) };
+//!     let transport = PciTransport::new::<H, C>(root, iommu)?;
+//!     // From here on the disk reaches nothing.
+//!     let iommu = Iommu::start(transport, platform, &[disk], Options::default())?;
+//!     let domain = iommu.create_domain(256)?;
+//!     domain.attach(disk)?;
+//!
+//!     let page = PhysRange::from_len(page, 4096).ok_or("no page")?;
+//!     let options = MapOptions::new(Access::READ | Access::WRITE);
+//!     // SAFETY: nothing but the disk uses the page until it is unmapped and the disk is done.
+//!     let iova = unsafe { domain.map(page, options)? };
+//!     // Tell the disk `iova.start()`, wait until it reports that the transfer is finished, …
+//!     domain.unmap(iova)?;
+//!     iommu.poll_faults(|fault| println!("{fault:?}"));
+//!     Ok(())
+//! }
+//! # // A lock whose raw part is a `lock_api::RawMutex`.
+//! # type RawLock = spin::mutex::SpinMutex<()>;
+//! ```
+//!
+//! # What is trusted
+//!
+//! The IOMMU is trusted to do what it confirms. It is not trusted with lengths, indices, or the
+//! contents of anything that it writes: whatever it says, the driver does not panic, does not
+//! wait without a limit, does not touch memory that is not its own, and does not take for
+//! confirmed what was not. Firmware tables are not trusted either. Endpoints are not trusted at
+//! all, from the moment that [`Iommu::start`] returns.
+//!
+//! What the specification forbids never reaches the device: it is not the validator.
+//!
+//! **A confirmed UNMAP stops new translations, and nothing else.** An endpoint that had begun an
+//! access before may still carry it out: devices are known to resolve addresses when they fetch a
+//! descriptor, and to use the result long after UNMAP, DETACH, and even a reset of the IOMMU.
+//! Memory is the CPU's again when the *endpoint* has reported that it is done, or was reset.
+//!
+//! # Map
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`address`] | addresses, ids, inclusive ranges |
+//! | `platform` | [`Platform`]: what a kernel supplies |
+//! | `wire` | the bytes of the specification |
+//! | `device` | [`Iommu`]: bring-up, rings, pipelined requests, events |
+//! | `iova` | which addresses are free |
+//! | `domain` | [`Domain`]: what is mapped, who is attached, what is quarantined |
+//! | [`topology`] | who sits behind which IOMMU; the PCI walk |
+//!
+//! # Requests, seen from outside
+//!
+//! Every request that was in the ring is logged at [`log::Level::Trace`] with the target
+//! `virtio_iommu::request`, in the words of QEMU's trace.
+
+#![no_std]
+
+extern crate alloc;
+
+pub mod address;
+mod device;
+mod domain;
+mod iova;
+mod platform;
+pub mod topology;
+mod wire;
+
+pub use address::{DomainId, DomainRange, EndpointId, Iova, IovaRange, PhysAddr, PhysRange};
+pub use device::{
+    Bypass, EndpointError, FaultCounters, Iommu, Options, Pending, RequestError, ShutdownError,
+    StartError,
+};
+pub use domain::{
+    AttachError, CreateError, Domain, Doorbell, DoorbellError, MapError, MapOptions, UnmapError,
+};
+pub use platform::{HalPlatform, PAGE_SIZE, Pages, Platform};
+pub use wire::{
+    Access, ConfigError, Fault, FaultReason, Features, Geometry, ProbeError, ReservedKind,
+    ReservedRegion, Status,
+};
