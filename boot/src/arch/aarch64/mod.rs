@@ -1,0 +1,56 @@
+//! aarch64: EL1, QEMU's `virt` machine.
+
+mod console;
+mod entry;
+mod trap;
+
+use core::arch::asm;
+
+use dtoolkit::fdt::Fdt;
+use qemu_exit::QEMUExit;
+
+pub use console::Console;
+pub use entry::{DIRECT_MAP, mapped, translates};
+pub use trap::install_traps;
+
+/// The architecture in words.
+pub const NAME: &str = "aarch64";
+
+/// Kernels in the ELF format get nothing in `x0`; the `virt` machine puts the device tree at the
+/// start of memory.
+pub const DEVICE_TREE: Option<u64> = Some(0x4000_0000);
+
+/// The counter behind the clock.
+pub fn ticks() -> u64 {
+    let ticks;
+    // SAFETY: reads the virtual counter; the barrier keeps the read from being done early.
+    unsafe { asm!("isb", "mrs {}, cntvct_el0", out(reg) ticks, options(nomem, nostack)) };
+    ticks
+}
+
+/// How fast [`ticks`] counts.
+pub fn ticks_per_second(_tree: Fdt<'_>) -> Option<u64> {
+    let frequency: u64;
+    // SAFETY: reads a register that describes the counter.
+    unsafe { asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack)) };
+    Some(frequency)
+}
+
+/// Ends the emulator with `code`, by semihosting.
+pub fn exit(code: u32) -> ! {
+    qemu_exit::AArch64::new().exit(code)
+}
+
+/// Asks the firmware to power the machine off: the emulator ends with code 0.
+pub fn firmware_power_off() {
+    const SYSTEM_OFF: u64 = 0x8400_0008;
+    // SAFETY: a PSCI call without arguments; x0 to x17 are the callee's.
+    unsafe {
+        asm!(
+            "hvc #0",
+            inlateout("x0") SYSTEM_OFF => _,
+            clobber_abi("C"),
+            options(nostack),
+        );
+    }
+}

@@ -1,0 +1,32 @@
+//! What differs between the architectures, under the same names for each.
+//!
+//! | name | what it is |
+//! |---|---|
+//! | `NAME` | the architecture in words |
+//! | `DIRECT_MAP` | the virtual address of physical address 0 |
+//! | `mapped` | which physical addresses the direct map covers |
+//! | `translates` | whether the CPU translates a virtual address at all |
+//! | `DEVICE_TREE` | where the device tree is when the boot register does not say |
+//! | `Console` | the serial port |
+//! | `install_traps` | from then on a trap ends in [`crate::trap`] |
+//! | `ticks`, `ticks_per_second` | the counter behind the clock |
+//! | `exit` | ends the emulator with a code |
+//! | `firmware_power_off` | ends the emulator the way a firmware does: code 0 |
+//!
+//! Entry code per architecture maps physical memory at [`DIRECT_MAP`] and nothing else: there is no
+//! identity mapping while Rust runs, so that a physical address used as a pointer, or a pointer
+//! used as a physical address, faults at once. Memory is readable, writable and executable: the
+//! kernel is there to prove a driver, not to defend itself (no W^X).
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "riscv64")]
+mod riscv64;
+
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::*;
+#[cfg(target_arch = "riscv64")]
+pub use riscv64::*;
+
+#[cfg(not(any(target_arch = "riscv64", target_arch = "aarch64")))]
+compile_error!("viommu-boot runs on riscv64gc-unknown-none-elf and aarch64-unknown-none-softfloat");

@@ -1,0 +1,72 @@
+//! riscv64: S-mode under OpenSBI, QEMU's `virt` machine.
+
+mod console;
+mod entry;
+mod trap;
+
+use core::arch::asm;
+
+use dtoolkit::fdt::Fdt;
+use dtoolkit::{Node, Property};
+use qemu_exit::QEMUExit;
+
+pub use console::Console;
+pub use entry::{DIRECT_MAP, mapped, translates};
+pub use trap::install_traps;
+
+/// The architecture in words.
+pub const NAME: &str = "riscv64";
+
+/// The boot protocol hands the device tree over in `a1`; there is no other place to look.
+pub const DEVICE_TREE: Option<u64> = None;
+
+/// The `sifive_test` device, which ends the emulator.
+const FINISHER: u64 = 0x10_0000;
+
+/// The counter behind the clock.
+pub fn ticks() -> u64 {
+    let ticks;
+    // SAFETY: reads the `time` CSR, which OpenSBI opens to S-mode; it touches no memory.
+    unsafe { asm!("rdtime {}", out(reg) ticks, options(nomem, nostack)) };
+    ticks
+}
+
+/// How fast [`ticks`] counts, as the device tree says.
+pub fn ticks_per_second(tree: Fdt<'_>) -> Option<u64> {
+    let cpus = tree.find_node("/cpus")?;
+    let value = cpus.property("timebase-frequency")?;
+    let value = Property::value(&value);
+    match *value {
+        [a, b, c, d] => Some(u64::from(u32::from_be_bytes([a, b, c, d]))),
+        [a, b, c, d, e, f, g, h] => Some(u64::from_be_bytes([a, b, c, d, e, f, g, h])),
+        _ => None,
+    }
+}
+
+/// Ends the emulator with `code`.
+pub fn exit(code: u32) -> ! {
+    let address = DIRECT_MAP as u64 + FINISHER;
+    // SAFETY: the device is at this address of the `virt` machine and the direct map covers it.
+    let finisher = unsafe { qemu_exit::RISCV64::new(address) };
+    match code {
+        0 => finisher.exit_success(),
+        code => finisher.exit(code),
+    }
+}
+
+/// Asks the firmware to power the machine off: the emulator ends with code 0.
+pub fn firmware_power_off() {
+    const SYSTEM_RESET: usize = 0x5352_5354;
+    // SAFETY: an SBI call: system reset, type 0 (shutdown), reason 0. OpenSBI preserves every
+    // register except a0 and a1.
+    unsafe {
+        asm!(
+            "ecall",
+            inlateout("a0") 0usize => _,
+            inlateout("a1") 0usize => _,
+            in("a6") 0usize,
+            in("a7") SYSTEM_RESET,
+            options(nostack),
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! The kernel that proves `virtio-iommu`.
+//!
+//! It boots on QEMU's `virt` machines, finds the IOMMU, starts the driver and lets QEMU's `edu`
+//! device do real DMA. The boot arguments say what runs: `run=demo` for a person, `scenario=NAME`
+//! for the test harness. The exit code says how it went: 33 passed, 35 failed, 37 panicked;
+//! 0 never means anything.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`arch`] | what differs between the architectures |
+//! | [`console`], [`logger`], [`report`] | what comes out of the serial line |
+//! | [`memory`], [`clock`], [`device_tree`] | what the machine has |
+//! | [`platform`] | what the driver under test gets from this kernel |
+//! | [`machine`], [`edu`] | PCI, the IOMMU, and the device that does DMA |
+//! | [`demo`], [`scenarios`] | what runs |
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod arch;
+mod buffer;
+mod clock;
+mod command_line;
+mod console;
+mod demo;
+mod device_tree;
+mod ecam;
+mod edu;
+mod logger;
+mod machine;
+mod memory;
+mod panic;
+mod platform;
+mod refusal;
+mod report;
+mod scenarios;
+mod trap;
+
+use command_line::Run;
+use console::println;
+use report::{EXIT_PANIC, Report};
+
+unsafe extern "C" {
+    /// The first byte of the kernel, from `linker.ld`.
+    static __kernel_start: u8;
+}
+
+/// What the entry code jumps to: the MMU is on, the stack is set up.
+///
+/// `tree` is the physical address of the device tree, or 0; `load` that of the kernel.
+extern "C" fn kernel_main(tree: usize, load: usize) -> ! {
+    // The kernel and its link script have to agree, or no pointer means what it says.
+    if &raw const __kernel_start as usize != arch::DIRECT_MAP.wrapping_add(load) {
+        arch::exit(EXIT_PANIC);
+    }
+    arch::install_traps();
+    if !console::open() {
+        arch::exit(EXIT_PANIC);
+    }
+    println!();
+    println!(
+        "viommu-boot {} on {}",
+        env!("CARGO_PKG_VERSION"),
+        arch::NAME
+    );
+    arch::exit(run(tree as u64))
+}
+
+/// Runs what the boot arguments ask for, and returns the exit code.
+fn run(tree: u64) -> u32 {
+    let machine = match device_tree::find(tree) {
+        Ok(machine) => machine,
+        Err(error) => return refuse(error),
+    };
+    if let Err(error) = memory::init(&machine) {
+        return refuse(error);
+    }
+    let Some(frequency) = arch::ticks_per_second(machine.tree) else {
+        return refuse("the device tree does not say how fast the clock ticks");
+    };
+    clock::init(frequency);
+    logger::init();
+
+    match command_line::parse(machine.arguments) {
+        Ok(Run::Demo) => demo::run(&machine),
+        Ok(Run::Scenario(name)) => scenarios::run(name, &machine),
+        Err(error) => {
+            println!("boot arguments: {:?}", machine.arguments);
+            refuse(error)
+        }
+    }
+}
+
+/// Nothing can run: says why, in the words of the test protocol too.
+fn refuse(why: &str) -> u32 {
+    println!("viommu-boot: {why}");
+    let mut report = Report::begin();
+    report.plan(1);
+    report.fail("nothing_to_run", format_args!("{why}"));
+    report.end()
+}

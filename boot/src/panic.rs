@@ -1,0 +1,27 @@
+//! What happens after a panic: it is told, recorded, and the machine ends.
+
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::arch;
+use crate::console::{self, println};
+use crate::report::{self, EXIT_PANIC};
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    static PANICKING: AtomicBool = AtomicBool::new(false);
+    if PANICKING.swap(true, Ordering::Relaxed) {
+        // Printing the first panic panicked: there is no safe way to print the second.
+        arch::exit(EXIT_PANIC);
+    }
+    console::seize();
+    println!("PANIC: {info}");
+    match info.location() {
+        Some(place) => report::aborted(
+            "panic",
+            format_args!("{}:{} {}", place.file(), place.line(), info.message()),
+        ),
+        None => report::aborted("panic", format_args!("{}", info.message())),
+    }
+    arch::exit(EXIT_PANIC)
+}

@@ -1,0 +1,84 @@
+//! The scenarios of the test suite: a name, and a function.
+//!
+//! `scenario=NAME` in the boot arguments runs one of them. The host side has the same names, and
+//! starts the machine that each needs:
+//!
+//! | scenarios | devices |
+//! |---|---|
+//! | `selftest-…` | none |
+//! | `basic`, `batch-64`, `event-overflow`, `statuses` | IOMMU, `edu` |
+//! | `faults` | IOMMU, `edu` with a `dma_mask` of 64 bits |
+//! | `boot-bypass-off`, `aw-bits-39` | IOMMU with that property, `edu` with a `dma_mask` of 64 bits |
+//! | `granule-64k`, `iommu-platform`, `reserved-regions` | IOMMU with that property, `edu` |
+//! | `two-domains`, `restart` | IOMMU, two `edu` |
+//! | `root-port` | IOMMU, `edu` behind a `pcie-root-port` |
+//! | `mmio` | IOMMU on virtio-mmio, `edu` |
+//! | `not-behind` | IOMMU, `edu`, entropy device on virtio-mmio |
+
+mod basic;
+mod bus;
+mod faults;
+mod isolation;
+mod lab;
+mod limits;
+mod pipeline;
+mod restart;
+mod selftest;
+mod statuses;
+
+use crate::console::println;
+use crate::device_tree::MachineTree;
+use crate::report::{Checked, EXIT_FAIL, Report};
+
+/// Runs the checks of a scenario.
+type Scenario = fn(&mut Report, &MachineTree) -> Checked;
+
+/// Every scenario.
+const SCENARIOS: &[(&str, Scenario)] = &[
+    ("basic", basic::run),
+    ("faults", faults::run),
+    ("two-domains", isolation::two_domains),
+    ("root-port", bus::root_port),
+    ("boot-bypass-off", basic::boot_bypass_off),
+    ("aw-bits-39", limits::aw_bits_39),
+    ("granule-64k", limits::granule_64k),
+    ("iommu-platform", limits::iommu_platform),
+    ("reserved-regions", limits::reserved_regions),
+    ("restart", restart::run),
+    ("mmio", bus::mmio),
+    ("batch-64", pipeline::batch_64),
+    ("event-overflow", pipeline::event_overflow),
+    ("statuses", statuses::run),
+    ("not-behind", bus::not_behind),
+    ("selftest-pass", selftest::pass),
+    ("selftest-fail", selftest::fail),
+    ("selftest-panic", selftest::panic),
+    ("selftest-trap", selftest::trap),
+    ("selftest-triple-fault", selftest::triple_fault),
+    ("selftest-hang", selftest::hang),
+    ("selftest-firmware-off", selftest::firmware_off),
+    ("selftest-truncated", selftest::truncated),
+    ("selftest-miscount", selftest::miscount),
+    ("selftest-exit-zero", selftest::exit_zero),
+    ("selftest-silent", selftest::silent),
+];
+
+/// Runs a scenario, and returns the exit code.
+pub fn run(name: &str, tree: &MachineTree) -> u32 {
+    let mut report = Report::begin();
+    let Some((_, scenario)) = SCENARIOS.iter().find(|(known, _)| *known == name) else {
+        report.plan(1);
+        report.fail(
+            "known_scenario",
+            format_args!("no scenario has the name {name:?}"),
+        );
+        return report.end();
+    };
+    println!("scenario {name}");
+    if scenario(&mut report, tree).is_err() {
+        println!("scenario {name}: stopped early");
+        let _ = report.end();
+        return EXIT_FAIL;
+    }
+    report.end()
+}
