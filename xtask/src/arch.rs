@@ -1,0 +1,117 @@
+//! The architectures that the kernel is built for.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// An architecture that the kernel boots on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Arch {
+    /// RISC-V, 64 bits, S-mode under OpenSBI, QEMU's `virt` board.
+    Riscv64,
+    /// Arm, 64 bits, EL1, QEMU's `virt` board.
+    Aarch64,
+}
+
+impl Arch {
+    /// All architectures, in the order in which they are reported.
+    pub const ALL: [Self; 2] = [Self::Riscv64, Self::Aarch64];
+
+    /// The short name, as typed on a command line and as shown in test names.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Riscv64 => "riscv64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+
+    /// The bare-metal target triple of the kernel.
+    #[must_use]
+    pub const fn triple(self) -> &'static str {
+        match self {
+            Self::Riscv64 => "riscv64gc-unknown-none-elf",
+            Self::Aarch64 => "aarch64-unknown-none-softfloat",
+        }
+    }
+
+    /// The file name of the system emulator.
+    #[must_use]
+    pub const fn qemu_binary(self) -> &'static str {
+        match self {
+            Self::Riscv64 => "qemu-system-riscv64",
+            Self::Aarch64 => "qemu-system-aarch64",
+        }
+    }
+
+    /// The architectures that a test run was restricted to: all of them, or the one in the
+    /// environment variable [`ARCH_VARIABLE`].
+    ///
+    /// # Errors
+    ///
+    /// The variable is set to something that is neither an architecture nor `all`: a test run
+    /// must then fail, because it would otherwise test less than was asked for.
+    pub fn selected() -> Result<Vec<Self>, UnknownArch> {
+        match std::env::var_os(ARCH_VARIABLE) {
+            None => Ok(Self::ALL.to_vec()),
+            Some(value) => select(&value.to_string_lossy()),
+        }
+    }
+}
+
+/// The environment variable by which `cargo xtask test --arch` restricts the VM tests.
+pub const ARCH_VARIABLE: &str = "VIOMMU_ARCH";
+
+/// Reads an architecture, or `all`, as typed.
+///
+/// # Errors
+///
+/// The text is neither.
+pub fn select(text: &str) -> Result<Vec<Arch>, UnknownArch> {
+    if text == "all" {
+        return Ok(Arch::ALL.to_vec());
+    }
+    text.parse().map(|arch| vec![arch])
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A name that is not one of [`Arch::ALL`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown architecture `{0}`: expected riscv64 or aarch64")]
+pub struct UnknownArch(pub String);
+
+impl FromStr for Arch {
+    type Err = UnknownArch;
+
+    fn from_str(text: &str) -> Result<Self, UnknownArch> {
+        Self::ALL
+            .into_iter()
+            .find(|arch| arch.name() == text)
+            .ok_or_else(|| UnknownArch(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for arch in Arch::ALL {
+            assert_eq!(arch.to_string().parse(), Ok(arch));
+            assert_eq!(select(arch.name()), Ok(vec![arch]));
+        }
+        assert_eq!(select("all"), Ok(Arch::ALL.to_vec()));
+    }
+
+    #[test]
+    fn other_names_are_refused() {
+        for text in ["", "ALL", "Riscv64", "riscv64 ", "x86", "arm64"] {
+            assert_eq!(select(text), Err(UnknownArch(text.to_owned())));
+        }
+    }
+}

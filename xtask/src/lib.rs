@@ -1,0 +1,45 @@
+//! Set-up, build and run of the kernel that proves `virtio-iommu`, as a library: the command
+//! `cargo xtask` is one user, the tests that boot the kernel are the other.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`arch`] | the architectures, their triples and emulators |
+//! | [`setup`] | finds what is needed, installs what is missing |
+//! | [`toolchain`] | which compiler can build for bare metal, and with which linker |
+//! | [`kernel`] | builds and lints `boot/` |
+//! | [`qemu`] | finds QEMU, writes its command line |
+//! | [`vm`] | runs one VM under a watchdog, captures what it says |
+//! | [`demo`] | the machine and the verdict of `cargo xtask run` |
+//! | [`ci`] | formatting, lints, documentation, tests |
+//! | [`command`], [`progress`] | other programs, run with a bounded log and a progress line |
+
+pub mod arch;
+pub mod ci;
+pub mod command;
+pub mod demo;
+pub mod kernel;
+pub mod progress;
+pub mod qemu;
+pub mod setup;
+pub mod toolchain;
+pub mod vm;
+
+pub use arch::Arch;
+
+use std::path::{Path, PathBuf};
+
+/// The root folder of the project.
+#[must_use]
+pub fn project_root() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package)
+}
+
+/// The folder for everything that is built: the caller's `CARGO_TARGET_DIR`, else `target`.
+#[must_use]
+pub fn target_dir() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) if !dir.is_empty() => std::env::current_dir().unwrap_or_default().join(dir),
+        _ => project_root().join("target"),
+    }
+}
