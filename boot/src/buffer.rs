@@ -65,7 +65,8 @@ impl fmt::Display for Difference {
 pub struct Buffer(Frames);
 
 impl Buffer {
-    /// `bytes` bytes of zeros, rounded up to whole frames, aligned to `align` bytes (a power of two).
+    /// `bytes` bytes of zeros, rounded up to whole frames, aligned to `align` bytes (a power of
+    /// two).
     ///
     /// `None` when there is no memory left.
     pub fn new(bytes: usize, align: usize) -> Option<Self> {

@@ -152,14 +152,9 @@ struct Builder {
 impl Builder {
     fn tree(&mut self, topology: &Topology, functions: &[Function], policy: Policy) {
         for function in functions {
-            let Some(endpoint) = endpoint(topology, function, function.requester) else {
+            let Some(endpoint) = member(topology, function) else {
                 continue;
             };
-            // Behind a bridge it has the bridge's id, and is not behind itself all the same.
-            let itself = IommuLocation::Pci(function.address);
-            if topology.iommus().get(endpoint.0.0) == Some(&itself) {
-                continue;
-            }
             self.number(endpoint);
             self.functions.push((endpoint, function.address));
         }
@@ -175,12 +170,13 @@ impl Builder {
     fn join_both_ids(&mut self, topology: &Topology, function: &Function) {
         let behind = function
             .bridge
-            .filter(|bridge| bridge.kind == BridgeKind::ExpressToPci)
+            // Bus 0 stands for a bridge without a bus.
+            .filter(|bridge| bridge.kind == BridgeKind::ExpressToPci && bridge.secondary != 0)
             .and_then(|bridge| RequesterId::new(bridge.secondary, 0, 0))
             .and_then(|behind| endpoint(topology, function, behind))
             // Nobody is behind it, or an outer bridge hides them.
             .filter(|behind| self.numbers.contains_key(behind));
-        let own = endpoint(topology, function, function.requester);
+        let own = member(topology, function);
         if let (Some(behind), Some(own)) = (behind, own) {
             self.join(behind, own);
         }
@@ -196,9 +192,7 @@ impl Builder {
             let above = function.parent.and_then(|parent| slots.get(&parent));
             let slot = *above.unwrap_or(&(address.bus(), address.device()));
             slots.insert(address, slot);
-            let member = endpoint(topology, function, function.requester)
-                .filter(|member| self.numbers.contains_key(member));
-            if let Some(member) = member {
+            if let Some(member) = member(topology, function) {
                 let leader = *first.entry((member.0, slot)).or_insert(member);
                 self.join(leader, member);
             }
@@ -279,6 +273,15 @@ impl Builder {
         groups.sort_unstable_by_key(|group| (group.iommu, group.endpoints.first().copied()));
         Groups { groups }
     }
+}
+
+/// The endpoint of a function; none for an IOMMU, which is not behind itself, even if a bridge
+/// lends it another id.
+fn member(topology: &Topology, function: &Function) -> Option<Endpoint> {
+    let endpoint = endpoint(topology, function, function.requester)?;
+    let itself = IommuLocation::Pci(function.address);
+    let iommu = topology.iommus().get(endpoint.0.0);
+    (iommu != Some(&itself)).then_some(endpoint)
 }
 
 /// The endpoint behind a requester id, in the segment of `function`.

@@ -15,6 +15,21 @@
 //! with the requester id that the IOMMU will see. **Walk first, start the driver afterwards**:
 //! QEMU remembers for good which bus it found under a number.
 //!
+//! A table of the kernel's own, for QEMU's virtio-mmio IOMMU, which no device tree describes:
+//!
+//! ```
+//! use virtio_iommu::address::{EndpointId, PhysAddr};
+//! use virtio_iommu::topology::{IommuIndex, IommuLocation, Placement, RequesterId, Segment, Topology};
+//!
+//! let base = PhysAddr(0x1000_8000);
+//! let iommu = IommuLocation::Mmio { base, size: Some(0x1000) };
+//! let table = Topology::identity(iommu, Segment(0));
+//! let edu = RequesterId::new(0, 1, 0).unwrap();
+//! let behind = Placement::Behind { iommu: IommuIndex(0), endpoint: EndpointId(0x08) };
+//! assert_eq!(table.pci(Segment(0), edu), behind);
+//! assert_eq!(table.pci(Segment(1), edu), Placement::NotBehind);
+//! ```
+//!
 //! Everything here reads what firmware and devices wrote. Nothing panics on it, every list and
 //! every loop has a bound, and what is skipped is reported as data.
 

@@ -15,8 +15,8 @@
 //!
 //! `virtio_drivers`' `PciRoot` and `PciTransport` work over the same access afterwards.
 //!
-//! Out of scope: hot plug (no spare numbers or addresses are set aside), expansion ROMs, CardBus,
-//! SR-IOV, functions beyond 7 (ARI), and the extended configuration space.
+//! Out of scope: hot plug (no spare numbers or addresses are set aside), expansion ROMs (neither
+//! placed nor avoided), CardBus, SR-IOV, functions beyond 7 (ARI), and the extended configuration space.
 
 #![forbid(unsafe_code)]
 
@@ -33,6 +33,7 @@ pub use function::{Bar, BarAddress, BarKind, Bridge, BridgeKind, ExpressKind, Fu
 pub use tree::{EnableError, PciTree};
 pub use virtio_drivers::transport::pci::bus::{Command, ConfigurationAccess};
 
+use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -192,7 +193,8 @@ fn list<C: ConfigurationAccess>(
     warnings: &mut Warnings,
 ) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
-    let mut ways: [Option<Way>; 256] = [None; 256];
+    // On the heap: a kernel's stack may be small.
+    let mut ways: Vec<Option<Way>> = vec![None; 256];
     let first = host.buses.first();
     if let Some(way) = ways.get_mut(usize::from(first)) {
         *way = Some(Way {
@@ -359,10 +361,8 @@ fn program<C: ConfigurationAccess>(
     if let (Some(bridge), Some(BridgeNode { supports, windows })) =
         (&mut function.bridge, node.bridge)
     {
-        let kept = config.without_decoding(id, |config| {
-            bridges::read(config, id, supports) == windows
-                || bridges::write(config, id, supports, windows)
-        });
+        let kept =
+            config.without_decoding(id, |config| bridges::write(config, id, supports, windows));
         if !kept {
             warnings.push(id, PciWarningKind::WindowsNotKept);
         }

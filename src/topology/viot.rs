@@ -104,7 +104,10 @@ fn frame(table: &[u8]) -> Result<(&Header, &[u8]), ViotError> {
         return Err(ViotError::Length(length));
     }
     let table = table.get(..needed).ok_or(truncated(needed))?;
-    match table.iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte)) {
+    match table
+        .iter()
+        .fold(0, |sum: u8, byte| sum.wrapping_add(*byte))
+    {
         0 => Ok((header, table)),
         sum => Err(ViotError::Checksum(sum)),
     }
@@ -154,7 +157,10 @@ impl Reader {
 
     fn index_of(&self, location: &IommuLocation) -> Option<IommuIndex> {
         let iommus = self.topology.iommus();
-        iommus.iter().position(|iommu| iommu == location).map(IommuIndex)
+        iommus
+            .iter()
+            .position(|iommu| iommu == location)
+            .map(IommuIndex)
     }
 
     /// Enters a node that is not an IOMMU.
@@ -201,7 +207,8 @@ impl Reader {
             return Err(full);
         }
         if self.topology.add_described_range(range).map_err(|_| full)? {
-            self.warnings.push(node.offset, WarningKind::OverlappingRange);
+            self.warnings
+                .push(node.offset, WarningKind::OverlappingRange);
         }
         Ok(())
     }

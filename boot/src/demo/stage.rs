@@ -42,6 +42,8 @@ pub struct Actor {
 
 /// What the steps work with.
 pub struct Stage {
+    /// The domain of the first device. The first field: it is gone before the memory is.
+    pub domain: Option<Domain<KernelPlatform>>,
     iommu: Option<Iommu<KernelPlatform>>,
     location: IommuLocation,
     found_by: FoundBy,
@@ -56,8 +58,6 @@ pub struct Stage {
     pub target: Buffer,
     /// What the second device may write.
     pub other: Buffer,
-    /// The domain of the first device.
-    pub domain: Option<Domain<KernelPlatform>>,
     /// Where the source is mapped.
     pub from: Option<IovaRange>,
     /// Where the target is mapped.

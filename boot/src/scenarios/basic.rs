@@ -116,26 +116,26 @@ pub fn cycle(
     report.require("endpoint_is_attached", domain.attach(endpoint))?;
     let options = |access| MapOptions::new(access).with_limit(edu::LIMIT);
     // SAFETY: only the device under test uses the buffers; both outlive the attachment.
-    let from = unsafe { domain.map(source.range(), options(Access::READ)) };
-    let from = report.require("source_is_mapped", from)?;
+    let mapped = unsafe { domain.map(source.range(), options(Access::READ)) };
+    let from_range = report.require("source_is_mapped", mapped)?;
     // SAFETY: as above.
-    let to = unsafe { domain.map(middle, options(Access::WRITE)) };
-    let to = report.require("target_is_mapped", to)?;
+    let mapped = unsafe { domain.map(middle, options(Access::WRITE)) };
+    let to_range = report.require("target_is_mapped", mapped)?;
+    let (from, to) = (from_range.start().0, to_range.start().0);
     report.that(
         "addresses_are_aligned_apart_and_below_the_mask",
-        [from, to].iter().all(|range| {
+        [from_range, to_range].iter().all(|range| {
             range.start().0.is_multiple_of(granule as u64)
                 && range.len() == Some(granule as u64)
                 && range.end() <= edu::LIMIT
-        }) && from.end().0.abs_diff(to.end().0) >= 2 * granule as u64,
+        }) && from.abs_diff(to) >= 2 * granule as u64,
     );
     report.equal("two_mappings", domain.mapped(), 2);
 
     // The last bytes of a granule: the far end of a mapping that is larger than a transfer.
     let tail = granule - MAX_TRANSFER;
-    let (from, to_all) = (from, to);
-    let (source_at, target_at) = (from.start().0 + tail as u64, to.start().0 + tail as u64);
-    copy(report, edu, source_at, target_at, MAX_TRANSFER)?;
+    let (tail_from, tail_to) = (from + tail as u64, to + tail as u64);
+    copy(report, edu, tail_from, tail_to, MAX_TRANSFER)?;
     let written = target.compare_part(granule + tail, MAX_TRANSFER, |offset| {
         SOURCE.at(offset - granule)
     });
@@ -147,29 +147,24 @@ pub fn cycle(
     report.equal("memory_above_is_untouched", above, Ok(()));
 
     // A short transfer between odd addresses.
-    let (skip, into, len) = (0x123, 0x765, 61);
+    const SKIP: usize = 0x123;
+    const INTO: usize = 0x765;
+    const LEN: usize = 61;
     target.fill(OLD);
-    let to = to_all.start().0;
-    copy(report, edu, from.start().0 + skip, to + into, len)?;
-    let (skip, into) = (skip as usize, granule + into as usize);
-    let short = target.compare_part(0, target.len(), |offset| {
-        match offset.checked_sub(into).filter(|index| *index < len) {
-            Some(index) => SOURCE.at(skip + index),
-            None => OLD.at(offset),
-        }
-    });
-    report.equal("short_transfer_is_exact", short, Ok(()));
+    let (odd_from, odd_to) = (from + SKIP as u64, to + INTO as u64);
+    copy(report, edu, odd_from, odd_to, LEN)?;
+    let short = |offset: usize| match offset.checked_sub(granule + INTO) {
+        Some(index @ 0..LEN) => SOURCE.at(SKIP + index),
+        _ => OLD.at(offset),
+    };
+    let seen = target.compare_part(0, target.len(), short);
+    report.equal("short_transfer_is_exact", seen, Ok(()));
     no_fault("nothing_was_refused", report, iommu);
 
-    report.require("target_is_unmapped", domain.unmap(to_all))?;
+    report.require("target_is_unmapped", domain.unmap(to_range))?;
     done(report, edu.write_memory(to, 64))?;
-    let after_unmap = target.compare_part(0, target.len(), |offset| {
-        match offset.checked_sub(into).filter(|index| *index < len) {
-            Some(index) => SOURCE.at(skip + index),
-            None => OLD.at(offset),
-        }
-    });
-    report.equal("unmap_ends_access", after_unmap, Ok(()));
+    let seen = target.compare_part(0, target.len(), short);
+    report.equal("unmap_ends_access", seen, Ok(()));
     let refusal = Refusal {
         endpoint,
         reasons: NO_MAPPING,
@@ -179,7 +174,7 @@ pub fn cycle(
     };
     refusal.check("unmapped_access_is_reported", report, iommu);
 
-    report.require("source_is_unmapped", domain.unmap(from))?;
+    report.require("source_is_unmapped", domain.unmap(from_range))?;
     report.require("endpoint_is_detached", domain.detach(endpoint))?;
     target.fill(OLD);
     done(report, edu.write_memory(to, 64))?;

@@ -8,7 +8,7 @@
 //! | `selftest-…` | none |
 //! | `basic`, `batch-64`, `event-overflow`, `statuses` | IOMMU, `edu` |
 //! | `faults` | IOMMU, `edu` with a `dma_mask` of 64 bits |
-//! | `boot-bypass-off`, `aw-bits-39` | IOMMU with that property, `edu` with a `dma_mask` of 64 bits |
+//! | `boot-bypass-off`, `aw-bits-39` | IOMMU with that property, `edu` as for `faults` |
 //! | `granule-64k`, `iommu-platform`, `reserved-regions` | IOMMU with that property, `edu` |
 //! | `two-domains`, `restart` | IOMMU, two `edu` |
 //! | `root-port` | IOMMU, `edu` behind a `pcie-root-port` |

@@ -35,6 +35,8 @@ impl Span {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Supports {
     pub(super) io: bool,
+    /// The I/O window reaches beyond 64 KiB.
+    pub(super) io_32: bool,
     pub(super) prefetchable: bool,
     /// The prefetchable window reaches beyond 4 GiB.
     pub(super) prefetchable_64: bool,
@@ -68,6 +70,7 @@ pub(super) fn supports<C: ConfigurationAccess>(
     let prefetchable = implemented(PREFETCHABLE_WINDOW, 0xffe0_fff0, u32::MAX);
     Supports {
         io: io.is_some(),
+        io_32: io.is_some_and(|value| value & 0xf == 1),
         prefetchable: prefetchable.is_some(),
         prefetchable_64: prefetchable.is_some_and(|value| value & 0xf == 1),
     }
@@ -84,7 +87,7 @@ pub(super) fn read<C: ConfigurationAccess>(
     let word = |offset| config.read(bridge, offset);
 
     let io = word(IO_WINDOW);
-    let io_high = if io & 0xf == 1 {
+    let io_high = if supports.io_32 {
         word(IO_WINDOW_HIGH)
     } else {
         0
@@ -123,35 +126,67 @@ pub(super) fn write<C: ConfigurationAccess>(
     supports: Supports,
     windows: Windows,
 ) -> bool {
+    let registers = registers(supports, windows);
+    if hold(config, bridge, &registers) {
+        return true;
+    }
+    for (offset, value, mask) in registers {
+        if mask != 0 {
+            config.write(bridge, offset, value);
+        }
+    }
+    hold(config, bridge, &registers)
+}
+
+/// A register, the value that it is to have, and the bits that count.
+type Register = (u8, u32, u32);
+
+fn hold<C: ConfigurationAccess>(
+    config: &Config<'_, C>,
+    bridge: RequesterId,
+    registers: &[Register],
+) -> bool {
+    registers.iter().all(|(offset, value, mask)| {
+        *mask == 0 || config.read(bridge, *offset) & mask == value & mask
+    })
+}
+
+/// The registers for `windows`; those that the bridge does not have are masked out.
+fn registers(supports: Supports, windows: Windows) -> [Register; 6] {
     // Closed: the first address is behind the last one.
     let closed = Span {
         first: u64::from(u32::MAX),
         last: 0,
     };
-    // The upper halves of the ends, then bits 4 to 15 of both as the registers have them.
+    // Bits 20 to 31 of both ends.
     let word = |span: Span| (span.last as u32 & 0xfff0_0000) | (span.first as u32 >> 16 & 0xfff0);
+    let high = |address: u64| (address >> 32) as u32;
 
     let memory = windows.memory.unwrap_or(closed);
-    config.write(bridge, MEMORY_WINDOW, word(memory));
-    if supports.io {
-        let io = windows.io.unwrap_or(closed);
-        let (first, last) = (io.first as u32, io.last as u32);
-        config.write(bridge, IO_WINDOW, last & 0xf000 | first >> 8 & 0xf0);
-        let high = if windows.io.is_some() {
-            last & 0xffff_0000 | first >> 16
-        } else {
-            0
-        };
-        config.write(bridge, IO_WINDOW_HIGH, high);
-    }
-    if supports.prefetchable {
-        let span = windows.prefetchable.unwrap_or(closed);
-        config.write(bridge, PREFETCHABLE_WINDOW, word(span));
-        if supports.prefetchable_64 {
-            let (first, last) = ((span.first >> 32) as u32, (span.last >> 32) as u32);
-            config.write(bridge, PREFETCHABLE_BASE_HIGH, first);
-            config.write(bridge, PREFETCHABLE_LAST_HIGH, last);
-        }
-    }
-    read(config, bridge, supports) == windows
+    let prefetchable = windows.prefetchable.unwrap_or(closed);
+    let io = windows.io.unwrap_or(closed);
+    let (io_first, io_last) = (io.first as u32 & 0xffff, io.last as u32 & 0xffff);
+    let io_high = windows.io.map_or(0, |io| {
+        (io.last as u32 & 0xffff_0000) | io.first as u32 >> 16
+    });
+
+    let ends = |supported: bool| if supported { 0xfff0_fff0 } else { 0 };
+    let all = |supported: bool| if supported { u32::MAX } else { 0 };
+    let wide = supports.prefetchable && supports.prefetchable_64;
+    [
+        (MEMORY_WINDOW, word(memory), ends(true)),
+        (
+            IO_WINDOW,
+            io_last & 0xf000 | io_first >> 8 & 0xf0,
+            if supports.io { 0xf0f0 } else { 0 },
+        ),
+        (IO_WINDOW_HIGH, io_high, all(supports.io && supports.io_32)),
+        (
+            PREFETCHABLE_WINDOW,
+            word(prefetchable),
+            ends(supports.prefetchable),
+        ),
+        (PREFETCHABLE_BASE_HIGH, high(prefetchable.first), all(wide)),
+        (PREFETCHABLE_LAST_HIGH, high(prefetchable.last), all(wide)),
+    ]
 }

@@ -108,15 +108,17 @@ impl<'a> Node<'a> {
         T: FromBytes + Immutable + KnownLayout + Unaligned,
     {
         let fields = T::ref_from_prefix(self.bytes);
-        fields.map(|(fields, _)| fields).map_err(|_| WarningKind::Short {
-            kind: self.kind,
-            length: self.bytes.len(),
-        })
+        fields
+            .map(|(fields, _)| fields)
+            .map_err(|_| WarningKind::Short {
+                kind: self.kind,
+                length: self.bytes.len(),
+            })
     }
 }
 
-/// The nodes in the order of the table. Each is at least as long as its header, and inside; behind
-/// an error there is nothing.
+/// The nodes in the order of the table. Each is at least as long as its header, and inside; there
+/// is no way on from an error, which is repeated.
 #[derive(Clone, Debug)]
 pub(super) struct Nodes<'a> {
     table: &'a [u8],
@@ -143,8 +145,8 @@ impl<'a> Nodes<'a> {
     fn node(&self) -> Result<Node<'a>, ViotError> {
         let offset = self.offset;
         let rest = self.table.get(offset..).unwrap_or_default();
-        let (header, _) = NodeHeader::ref_from_prefix(rest)
-            .map_err(|_| ViotError::MissingNode { offset })?;
+        let (header, _) =
+            NodeHeader::ref_from_prefix(rest).map_err(|_| ViotError::MissingNode { offset })?;
         let length = header.length.get();
         // A node without a length would be visited for ever.
         let bytes = rest.get(..usize::from(length));
@@ -163,9 +165,8 @@ impl<'a> Iterator for Nodes<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
         let node = self.node();
-        match &node {
-            Ok(node) => self.offset = node.end(),
-            Err(_) => self.left = 0,
+        if let Ok(node) = &node {
+            self.offset = node.end();
         }
         Some(node)
     }

@@ -184,7 +184,8 @@ _start:
     main = sym kernel_main,
 );
 
-/// Level 0; filled by the entry code, and in `.data` because that code runs before `.bss` is cleared.
+/// Level 0; filled by the entry code, and in `.data` because that code runs before `.bss` is
+/// cleared.
 #[unsafe(link_section = ".data.level_0")]
 static mut LEVEL_0: Table = Table([0; 512]);
 

@@ -16,8 +16,11 @@ unsafe extern "C" {
 /// From now on an exception ends in [`crate::trap`].
 pub fn install_traps() {
     let vectors = &raw const vectors_first as usize;
-    // SAFETY: the table is complete, aligned to 2 KiB, and no vector returns.
-    unsafe { asm!("msr vbar_el1, {}", "isb", in(reg) vectors, options(nostack)) };
+    // SAFETY: the table is complete, aligned to 2 KiB, and no vector returns. From now on an SError
+    // is told, too; interrupts stay masked.
+    unsafe {
+        asm!("msr vbar_el1, {}", "isb", "msr daifclr, #4", in(reg) vectors, options(nostack))
+    };
 }
 
 // 16 vectors of 128 bytes: for each of four origins synchronous, IRQ, FIQ, SError.
