@@ -23,17 +23,18 @@ const CONFIG_TRIES: u32 = 64;
 /// The smallest queue that a driver can work with: two slots of two descriptors.
 const MIN_QUEUE: u16 = 4;
 
-/// Why a device could not be started. It has FAILED in its status, unless it is no IOMMU at all.
+/// Why a device could not be started. It has FAILED in its status, unless it was left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The transport leads to another type of device.
+    /// The transport leads to another type of device, which was left alone.
     #[error("the device is no virtio-iommu")]
     NotAnIommu,
-    /// The transport is a legacy one, which virtio-iommu does not have.
+    /// The transport is a legacy one, which virtio-iommu does not have. The device was left alone.
     #[error("the transport is a legacy one")]
     Legacy,
-    /// The options make no sense.
+    /// A queue of less than 4 entries is asked for, and the device was left alone; or domain ids
+    /// that it does not have.
     #[error("the options are out of range")]
     Options,
     /// The device did not confirm a reset in time.

@@ -216,15 +216,20 @@ impl<P: Platform> Shared<P> {
     pub(crate) fn detach(&self, endpoint: EndpointId, domain: DomainId) -> Outcome {
         let detach = Request::Detach { domain, endpoint };
         match self.bypass {
-            Bypass::Locked => gone(self.execute_one(detach)),
+            Bypass::Locked => gone(self.execute_one(detach))?,
             Bypass::NotConfigurable => match self.attach_to_scratch(endpoint) {
                 Err(RequestError::Status(Status::Unsupp)) => {
                     gone(self.execute_one(detach))?;
-                    self.attach_to_scratch(endpoint)
+                    self.attach_to_scratch(endpoint)?;
                 }
-                outcome => outcome,
+                outcome => outcome?,
             },
         }
+        // An ATTACH of long ago may still be on its way: requests have no order.
+        if self.may_yet(|request| request.endpoint() == Some(endpoint)) {
+            return Err(RequestError::Unconfirmed);
+        }
+        Ok(())
     }
 
     /// Takes a domain id that does not exist at the device.
@@ -254,6 +259,8 @@ impl<P: Platform> Shared<P> {
                     log::info!("domain {domain} is in use at the IOMMU: skipped");
                     first = first.or(outcome.ok().map(|()| domain));
                 }
+                // The id stays taken: a late UNMAP would empty its next owner.
+                Err(error @ RequestError::Unconfirmed) => return Err(ClaimError::Request(error)),
                 Err(error) => {
                     self.domain_ids.lock().give_back(domain);
                     return Err(ClaimError::Request(error));

@@ -164,8 +164,8 @@ impl<P: Platform> Iommu<P> {
     ///
     /// # Errors
     ///
-    /// [`StartError`]; the device is then left with FAILED in its status. The transport is not
-    /// given back: make a new one to try again.
+    /// [`StartError`]; the device is then left with FAILED in its status, unless it was not
+    /// touched at all. The transport is not given back: make a new one to try again.
     pub fn start<T: Transport + Send + 'static>(
         transport: T,
         platform: P,

@@ -77,11 +77,12 @@ impl Batch {
     }
 
     /// Gives up on what is in flight.
-    fn abandon(&mut self, device: &mut Device) {
-        for (ticket, outcome) in self.tickets.iter_mut().zip(&mut self.outcomes) {
+    fn abandon(&mut self, device: &mut Device, requests: impl Iterator<Item = Request>) {
+        let places = self.tickets.iter_mut().zip(&mut self.outcomes);
+        for (request, (ticket, outcome)) in requests.zip(places) {
             if let Some(waiting) = ticket.take() {
                 if let Some(queues) = &mut device.queues {
-                    queues.requests.abandon(waiting);
+                    queues.requests.abandon(waiting, request);
                 }
                 *outcome = Some(Err(RequestError::Unconfirmed));
                 self.waiting -= 1;
@@ -126,6 +127,14 @@ impl<P: Platform> Shared<P> {
         outcome
     }
 
+    /// Whether a request that was not confirmed, and of which this is true, may yet take effect.
+    pub(crate) fn may_yet(&self, matches: impl Fn(&Request) -> bool) -> bool {
+        let mut device = self.device.lock();
+        device.reap();
+        let queues = device.queues.as_ref();
+        queues.is_some_and(|queues| queues.requests.may_yet(matches))
+    }
+
     /// Sends up to [`BATCH`] requests. No outcome means that the request was not sent.
     fn execute_batch<R>(&self, requests: R) -> [Option<Outcome>; BATCH]
     where
@@ -134,6 +143,8 @@ impl<P: Platform> Shared<P> {
         let mut batch = Batch::new();
         let mut unsent = {
             let mut device = self.device.lock();
+            // What is in the ring now cannot be an answer to what is about to be sent.
+            device.reap();
             let unsent = batch.submit(&mut device, requests.clone());
             // Most devices have answered before the kick returns.
             batch.collect(&mut device);
@@ -156,7 +167,7 @@ impl<P: Platform> Shared<P> {
             }
             looks = looks.wrapping_add(1);
             if passed || device.running().is_none() {
-                batch.abandon(&mut device);
+                batch.abandon(&mut device, requests.clone());
                 break;
             }
         }

@@ -68,8 +68,9 @@ enum Slot {
     Free,
     /// With the device; somebody waits.
     InFlight,
-    /// With the device; nobody waits. The slot is not used until the device gives it back.
-    Abandoned,
+    /// With the device; nobody waits. The slot is not used until the device gives it back, and
+    /// the request may take effect until then.
+    Abandoned(Request),
     /// Answered; the answer was not collected.
     Done(Outcome),
 }
@@ -224,7 +225,7 @@ impl RequestQueue {
                     let outcome = self.outcome(slot, used.len);
                     self.set(slot, Slot::Done(outcome));
                 }
-                Some(Slot::Abandoned) => self.release(slot),
+                Some(Slot::Abandoned(_)) => self.release(slot),
                 _ => return Err(Broken),
             }
         }
@@ -266,11 +267,17 @@ impl RequestQueue {
         Some(outcome)
     }
 
-    /// Stops waiting: the slot comes back when the device gives it back.
-    pub(crate) fn abandon(&mut self, ticket: Ticket) {
+    /// Stops waiting for `request`: the slot comes back when the device gives it back.
+    pub(crate) fn abandon(&mut self, ticket: Ticket, request: Request) {
         if self.slots.get(usize::from(ticket.0)) == Some(&Slot::InFlight) {
-            self.set(ticket.0, Slot::Abandoned);
+            self.set(ticket.0, Slot::Abandoned(request));
         }
+    }
+
+    /// Whether a request that nobody waits for, and of which this is true, may yet take effect.
+    pub(crate) fn may_yet(&self, matches: impl Fn(&Request) -> bool) -> bool {
+        let abandoned = |slot: &Slot| matches!(slot, Slot::Abandoned(request) if matches(request));
+        self.slots.iter().any(abandoned)
     }
 
     fn release(&mut self, slot: u16) {

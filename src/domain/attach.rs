@@ -164,6 +164,9 @@ impl<P: Platform> Domain<P> {
         state.changing = false;
         if outcome.is_ok() {
             state.leave(&self.shared, &group);
+        } else if state.members.len() == group.len() {
+            // The domain may have ended with it.
+            state.restored = false;
         }
         outcome.map_err(AttachError::Request)
     }

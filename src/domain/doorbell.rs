@@ -6,6 +6,7 @@
 
 use thiserror::Error;
 
+use super::ledger::State;
 use super::{Domain, DomainState, MapError, MapOptions, UnmapError};
 use crate::address::{EndpointId, Iova, IovaRange, PhysAddr, PhysRange};
 use crate::platform::Platform;
@@ -137,26 +138,48 @@ impl<P: Platform> Domain<P> {
     ///
     /// # Errors
     ///
-    /// As [`unmap`](Self::unmap). A doorbell of another domain is [`UnmapError::NotMapped`].
+    /// As [`unmap`](Self::unmap). A doorbell of another domain is [`UnmapError::NotMapped`]. After
+    /// [`UnmapError::Busy`] the doorbell is given back, too, but its mapping stays until the next
+    /// call of this method, or is used by the next [`map_doorbell`](Self::map_doorbell).
     pub fn unmap_doorbell(&self, doorbell: Doorbell) -> Result<(), UnmapError> {
         let Doorbell::Mapped(address) = doorbell else {
             return Ok(());
         };
-        let mut state = self.state.lock();
-        let at = state
-            .doorbells
-            .iter()
-            .position(|doorbell| doorbell.iova.contains(address));
-        let Some(found) = at.and_then(|at| state.doorbells.get_mut(at)) else {
-            return Err(UnmapError::NotMapped(IovaRange::single(address)));
-        };
-        found.users -= 1;
-        if found.users > 0 {
-            return Ok(());
+        {
+            let mut state = self.state.lock();
+            let found = state
+                .doorbells
+                .iter_mut()
+                .find(|doorbell| doorbell.iova.contains(address) && doorbell.users > 0);
+            let Some(found) = found else {
+                return Err(UnmapError::NotMapped(IovaRange::single(address)));
+            };
+            found.users -= 1;
         }
-        let iova = found.iova;
-        state.doorbells.retain(|doorbell| doorbell.iova != iova);
-        drop(state);
-        self.unmap(iova)
+        let mut result = Ok(());
+        while let Some(unused) = self.begin_unused_doorbell()? {
+            result = result.and(self.unmap_recorded(core::slice::from_ref(&unused)));
+        }
+        result
+    }
+
+    /// Forgets a doorbell that nobody uses, and says which UNMAP that takes.
+    fn begin_unused_doorbell(&self) -> Result<Option<IovaRange>, UnmapError> {
+        let mut state = self.state.lock();
+        while let Some(at) = state.doorbells.iter().position(|bell| bell.users == 0) {
+            if state.changing {
+                return Err(UnmapError::Busy);
+            }
+            let iova = state.doorbells.swap_remove(at).iova;
+            state
+                .ledger
+                .transition(iova, State::Mapped, State::Unmapping);
+            if !state.members.is_empty() {
+                return Ok(Some(iova));
+            }
+            // The device does not know the domain.
+            state.forget(iova);
+        }
+        Ok(None)
     }
 }

@@ -297,7 +297,7 @@ impl<P: Platform> Domain<P> {
     }
 
     /// Tells the device to unmap what was recorded as such.
-    fn unmap_recorded(&self, iova: &[IovaRange]) -> Result<(), UnmapError> {
+    pub(super) fn unmap_recorded(&self, iova: &[IovaRange]) -> Result<(), UnmapError> {
         let mut failure = None;
         let requests = iova.iter().map(|virt| Request::Unmap {
             domain: self.id,

@@ -19,7 +19,7 @@ use crate::address::{DomainId, EndpointId, Iova, IovaRange, PhysAddr};
 use crate::device::{ClaimError, DomainEnd, Shared};
 use crate::iova::IovaAllocator;
 use crate::platform::Platform;
-use crate::wire::Access;
+use crate::wire::{Access, Request};
 use doorbell::SharedDoorbell;
 use ledger::{Ledger, State};
 
@@ -143,8 +143,10 @@ impl<P: Platform> Drop for Domain<P> {
             }
         }
         let state = self.state.get_mut();
+        let empty = state.members.is_empty() && state.ledger.count(State::Quarantined) == 0;
         // A request that was never confirmed may yet take effect on the id.
-        if state.members.is_empty() && state.ledger.count(State::Quarantined) == 0 {
+        let late = |request: &Request| request.domain() == Some(self.id);
+        if empty && !self.shared.may_yet(late) {
             self.shared.domain_ids.lock().give_back(self.id);
         }
     }

@@ -40,7 +40,9 @@ mod table;
 
 #[cfg(feature = "device-tree")]
 pub mod device_tree;
+pub mod groups;
 pub mod pci;
+pub mod viot;
 
 pub use host_bridge::{BusRange, HostBridge, Window, WindowKind};
 pub use table::{MAX_IOMMUS, MAX_PCI_RANGES, MAX_PLATFORM_ENDPOINTS};

@@ -328,7 +328,6 @@ impl Topology {
 
     /// As [`add_pci_range`](Self::add_pci_range), but firmware may contradict itself: an earlier
     /// range wins where two overlap. Says whether that is the case.
-    #[cfg(feature = "device-tree")]
     pub(super) fn add_described_range(&mut self, range: PciRange) -> Result<bool, TableError> {
         let overlap = self.ranges.iter().any(|other| other.overlaps(&range));
         self.push_range(range)?;

@@ -87,6 +87,27 @@ const fn pair(low: u64, high: u32) -> u64 {
 }
 
 impl Request {
+    /// The domain that it is about.
+    pub(crate) const fn domain(&self) -> Option<DomainId> {
+        match *self {
+            Self::Attach { domain, .. }
+            | Self::Detach { domain, .. }
+            | Self::Map { domain, .. }
+            | Self::Unmap { domain, .. } => Some(domain),
+            Self::Probe { .. } => None,
+        }
+    }
+
+    /// The endpoint that it is about.
+    pub(crate) const fn endpoint(&self) -> Option<EndpointId> {
+        match *self {
+            Self::Attach { endpoint, .. }
+            | Self::Detach { endpoint, .. }
+            | Self::Probe { endpoint } => Some(endpoint),
+            Self::Map { .. } | Self::Unmap { .. } => None,
+        }
+    }
+
     /// Lays the request out as §5.13.6.3 to §5.13.6.7 say; all reserved bytes are 0.
     pub(crate) fn encode(&self) -> Encoded {
         match *self {
