@@ -1,0 +1,42 @@
+//! Proves that the harness of `qemu.rs` says no: every way in which a run can go wrong is red, and for its own reason.
+
+use libtest_mimic::Trial;
+use std::process::ExitCode;
+use support::suite::{self, Tally};
+use xtask::Arch;
+
+#[path = "harness/book.rs"]
+mod book;
+#[path = "harness/disagreements.rs"]
+mod disagreements;
+#[path = "harness/gates.rs"]
+mod gates;
+#[path = "harness/processes.rs"]
+mod processes;
+#[path = "harness/records.rs"]
+mod records;
+#[expect(dead_code, reason = "the other test program uses the rest")]
+mod support;
+#[path = "harness/trace.rs"]
+mod trace;
+#[path = "harness/verdict.rs"]
+mod verdict;
+#[path = "harness/vms.rs"]
+mod vms;
+
+fn main() -> ExitCode {
+    suite::main("harness", trials)
+}
+
+fn trials(archs: &[Arch], tally: &Tally) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    trials.extend(records::trials());
+    trials.extend(book::trials());
+    trials.extend(trace::trials());
+    trials.extend(disagreements::trials());
+    trials.extend(verdict::trials());
+    trials.extend(processes::trials());
+    trials.extend(gates::trials());
+    trials.extend(vms::trials(archs, tally));
+    trials
+}

@@ -1,0 +1,42 @@
+//! Boots the kernel under QEMU, one VM for each scenario, and judges what it says against what the device traced.
+//!
+//! `cargo test --test qemu -- riscv64::` runs one architecture, `-- --list` names all. Without QEMU, or without a
+//! compiler for bare metal, the tests are ignored and say so; where `CI` or `VIOMMU_REQUIRE_QEMU` is set they fail.
+//! `VIOMMU_TIMEOUT_FACTOR` multiplies the time that a VM has, `VIOMMU_ARCH` restricts the architectures.
+
+use libtest_mimic::Trial;
+use std::process::ExitCode;
+use support::machine::{Host, boot, watchdog};
+use support::scenarios::{SCENARIOS, Scenario};
+use support::suite::{self, Tally};
+use support::verdict::{explain, judge};
+use xtask::Arch;
+
+#[expect(dead_code, reason = "the other test program uses the rest")]
+mod support;
+
+fn main() -> ExitCode {
+    suite::main("qemu", trials)
+}
+
+fn trials(archs: &[Arch], tally: &Tally) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for arch in archs {
+        for scenario in SCENARIOS {
+            if scenario.archs.contains(arch) {
+                let name = format!("{arch}::{}", scenario.name);
+                trials.push(suite::trial(name, *arch, tally, |host| run(host, scenario)));
+            }
+        }
+    }
+    trials
+}
+
+fn run(host: &Host, scenario: &Scenario) -> Result<(), String> {
+    let run = boot(host, scenario, &scenario.append(), watchdog()?);
+    let reasons = judge(&run, scenario.wanted(), &(scenario.expect)(host.qemu.arch));
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    Err(explain(&run, &reasons))
+}

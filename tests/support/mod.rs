@@ -1,0 +1,24 @@
+//! What the tests that boot the kernel are made of.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`records`], [`request`] | the guest's record lines |
+//! | [`trace`] | QEMU's trace lines |
+//! | [`book`] | an independent account of what the device holds |
+//! | [`expect`], [`audit`], [`tally`], [`finding`] | trace against record, record against account, both against what a scenario is for |
+//! | [`scenarios`] | what is booted, on which machine |
+//! | [`machine`], [`suite`] | boots it, as a trial |
+//! | [`verdict`] | green or red, and why |
+
+pub mod audit;
+pub mod book;
+pub mod expect;
+pub mod finding;
+pub mod machine;
+pub mod records;
+pub mod request;
+pub mod scenarios;
+pub mod suite;
+pub mod tally;
+pub mod trace;
+pub mod verdict;
