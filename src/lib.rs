@@ -101,3 +101,8 @@ pub use wire::{
     Access, ConfigError, Fault, FaultReason, Features, Geometry, ProbeError, ReservedKind,
     ReservedRegion, Status,
 };
+
+/// The example of the README is compiled as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -43,6 +43,29 @@ impl Arch {
         }
     }
 
+    /// The packages of Debian and its descendants that hold the emulator, the likeliest first.
+    #[must_use]
+    pub const fn qemu_packages(self) -> &'static [&'static str] {
+        match self {
+            // The first was split off the second with QEMU 9.1.
+            Self::Riscv64 => &["qemu-system-riscv", "qemu-system-misc"],
+            Self::Aarch64 => &["qemu-system-arm"],
+        }
+    }
+
+    /// The firmware that the machine cannot start the kernel without; `None` if it needs none.
+    #[must_use]
+    pub const fn firmware(self) -> Option<Firmware> {
+        match self {
+            Self::Riscv64 => Some(Firmware {
+                name: "OpenSBI",
+                file: "opensbi-riscv64-generic-fw_dynamic.bin",
+                package: "opensbi",
+            }),
+            Self::Aarch64 => None,
+        }
+    }
+
     /// The architectures that a test run was restricted to: all of them, or the one in the
     /// environment variable [`ARCH_VARIABLE`].
     ///
@@ -56,6 +79,17 @@ impl Arch {
             Some(value) => select(&value.to_string_lossy()),
         }
     }
+}
+
+/// A firmware that QEMU loads by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Firmware {
+    /// What it is called.
+    pub name: &'static str,
+    /// The file that QEMU looks for in its data folders.
+    pub file: &'static str,
+    /// The package of Debian and its descendants that holds it.
+    pub package: &'static str,
 }
 
 /// The environment variable by which `cargo xtask test --arch` restricts the VM tests.
@@ -81,8 +115,12 @@ impl fmt::Display for Arch {
 
 /// A name that is not one of [`Arch::ALL`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown architecture `{0}`: expected riscv64 or aarch64")]
+#[error("unknown architecture `{0}`: expected one of {names}", names = names())]
 pub struct UnknownArch(pub String);
+
+fn names() -> String {
+    Arch::ALL.map(Arch::name).join(", ")
+}
 
 impl FromStr for Arch {
     type Err = UnknownArch;

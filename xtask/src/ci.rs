@@ -3,13 +3,14 @@
 use std::process::{Command, ExitStatus};
 
 use crate::arch::{ARCH_VARIABLE, Arch};
+use crate::command;
 use crate::kernel::{self, KernelError};
 
 /// Makes the tests that boot the kernel fail, instead of being ignored, without QEMU.
 pub const REQUIRE_QEMU: &str = "VIOMMU_REQUIRE_QEMU";
 
-/// The packages that are built for the host; the kernel is not.
-const HOST: [&str; 2] = ["virtio-iommu", "xtask"];
+/// The packages that are built for the host: all but the kernel.
+const HOST: [&str; 3] = ["--workspace", "--exclude", kernel::PACKAGE];
 
 /// What does not hold.
 #[derive(Debug, thiserror::Error)]
@@ -18,11 +19,14 @@ pub enum CheckError {
     #[error("`{0}` failed ({1})")]
     Failed(String, ExitStatus),
     /// A command could not be started.
-    #[error("{0}")]
+    #[error("cargo: {0}")]
     Start(#[from] std::io::Error),
     /// The kernel cannot be built, or clippy does not like it.
     #[error("{0}")]
     Kernel(#[from] KernelError),
+    /// A filter that leaves nothing would be a success of no test at all.
+    #[error("no test has `{0}` in its name")]
+    NoSuchTest(String),
 }
 
 /// Checks formatting, lints and documentation.
@@ -32,44 +36,74 @@ pub enum CheckError {
 /// The first [`CheckError`].
 pub fn check(archs: &[Arch]) -> Result<(), CheckError> {
     cargo("formatting", &["fmt", "--all", "--", "--check"], &[])?;
-    let mut clippy = vec!["clippy", "--all-targets"];
-    let packages: Vec<&str> = HOST.iter().flat_map(|name| ["--package", name]).collect();
-    clippy.extend(&packages);
-    clippy.extend(["--", "-D", "warnings"]);
-    cargo("lints", &clippy, &[])?;
+    let lints = ["--all-targets", "--", "-D", "warnings"];
+    cargo("lints", &[&["clippy"], &HOST[..], &lints[..]].concat(), &[])?;
     for &arch in archs {
-        println!("== lints of the kernel, {arch}");
+        println!("== lints of the kernel for {arch}");
         kernel::lint(arch)?;
     }
-    let mut doc = vec!["doc", "--no-deps", "--document-private-items"];
-    doc.extend(&packages);
+    let doc = [&["doc", "--no-deps"], &HOST[..]].concat();
     cargo("documentation", &doc, &[("RUSTDOCFLAGS", "-Dwarnings")])
 }
 
-/// Runs all tests, or those whose name contains `filter`; those that boot the kernel on one
-/// architecture only, if one is given.
+/// Runs all tests, or those whose name contains `filter`; those that boot the kernel on `archs`
+/// only.
 ///
 /// # Errors
 ///
 /// [`CheckError`].
-pub fn test(arch: Option<Arch>, filter: Option<&str>) -> Result<(), CheckError> {
-    let mut words = vec!["test"];
-    words.extend(HOST.iter().flat_map(|name| ["--package", name]));
-    words.extend(filter);
-    let mut variables = vec![(REQUIRE_QEMU, "1")];
-    if let Some(arch) = arch {
-        variables.push((ARCH_VARIABLE, arch.name()));
+pub fn test(archs: &[Arch], filter: Option<&str>) -> Result<(), CheckError> {
+    let mut words = [&["test"], &HOST[..]].concat();
+    let selected = match archs {
+        [arch] => arch.name(),
+        _ => "all",
+    };
+    let variables = [(REQUIRE_QEMU, "1"), (ARCH_VARIABLE, selected)];
+    match filter {
+        // Here, and not in the tests: its progress is shown.
+        None => {
+            for &arch in archs {
+                kernel::build(arch)?;
+            }
+        }
+        Some(filter) => {
+            words.extend(["--", filter]);
+            if !some_test_matches(&words, filter, &variables)? {
+                return Err(CheckError::NoSuchTest(filter.into()));
+            }
+        }
     }
     cargo("tests", &words, &variables)
 }
 
+/// Builds the tests, and lists those that `words` would run.
+fn some_test_matches(
+    words: &[&str],
+    filter: &str,
+    variables: &[(&str, &str)],
+) -> Result<bool, CheckError> {
+    let mut list = host_cargo();
+    list.args(words)
+        .args(["--list", "--format", "terse"])
+        .envs(variables.iter().copied());
+    let what = format!("building the tests, and looking for {filter}");
+    let finished = command::run(&mut list, &what, None, None)?;
+    // If they cannot be built, the run that follows says why.
+    Ok(!finished.success() || finished.tail.lines().any(|line| line.ends_with(": test")))
+}
+
+/// The cargo that runs this program.
+fn host_cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(crate::project_root());
+    cargo
+}
+
 fn cargo(what: &str, words: &[&str], variables: &[(&str, &str)]) -> Result<(), CheckError> {
     println!("== {what}: cargo {}", words.join(" "));
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
+    let status = host_cargo()
         .args(words)
         .envs(variables.iter().copied())
-        .current_dir(crate::project_root())
         .status()?;
     if status.success() {
         return Ok(());

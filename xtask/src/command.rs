@@ -208,7 +208,6 @@ fn belongs_to_calling_cargo(name: &OsString) -> bool {
             | "RUSTDOC"
             | "RUSTFLAGS"
             | "RUSTDOCFLAGS"
-            | "RUSTUP_TOOLCHAIN"
             | "RUST_RECURSION_COUNT"
             | "LD_LIBRARY_PATH"
             | "OUT_DIR"
@@ -279,7 +278,6 @@ mod tests {
             "CARGO_TARGET_DIR",
             "CARGO_ENCODED_RUSTFLAGS",
             "CARGO_BUILD_TARGET",
-            "RUSTUP_TOOLCHAIN",
             "RUSTFLAGS",
         ] {
             assert!(belongs(name), "{name}");
@@ -291,6 +289,7 @@ mod tests {
             "PATH",
             "HOME",
             "RUSTUP_HOME",
+            "RUSTUP_TOOLCHAIN",
             "QEMU_DIR",
         ] {
             assert!(!belongs(name), "{name}");

@@ -5,10 +5,10 @@ use std::process::Command;
 
 use crate::arch::Arch;
 use crate::command;
-use crate::toolchain::{self, Toolchain};
+use crate::toolchain::{Compilers, Toolchain};
 
 /// The package of the kernel, and the name of its program.
-const PACKAGE: &str = "viommu-boot";
+pub const PACKAGE: &str = "viommu-boot";
 
 /// Why there is no kernel.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +71,11 @@ pub fn lint(arch: Arch) -> Result<(), KernelError> {
 }
 
 fn find(arch: Arch) -> Result<(Toolchain, PathBuf), KernelError> {
-    let toolchain = Toolchain::find(arch).ok_or(KernelError::NoToolchain(arch.triple()))?;
-    let linker = toolchain::linker().ok_or(KernelError::NoLinker)?;
+    let compilers = Compilers::probe(&[arch]);
+    let toolchain = compilers
+        .toolchain(arch)
+        .ok_or(KernelError::NoToolchain(arch.triple()))?;
+    let linker = compilers.linker().ok_or(KernelError::NoLinker)?;
     Ok((toolchain, linker))
 }
 

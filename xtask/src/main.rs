@@ -3,9 +3,10 @@
 use std::error::Error;
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
-use xtask::arch::{self, Arch};
+use xtask::arch::{self, Arch, UnknownArch};
 use xtask::qemu::Qemu;
 use xtask::setup::{self, Options};
 use xtask::{ci, demo, kernel};
@@ -22,9 +23,9 @@ struct Cli {
 enum Task {
     /// Installs what is missing: QEMU, a standard library for bare metal, a linker
     Setup {
-        /// riscv64, aarch64 or all
-        #[arg(long, default_value = "all")]
-        arch: String,
+        /// For this architecture only, or `all`, which is the default
+        #[arg(long)]
+        arch: Option<Archs>,
         /// Clippy for the kernel, too
         #[arg(long)]
         lint: bool,
@@ -33,8 +34,8 @@ enum Task {
     },
     /// Boots the kernel and shows the demo
     Run {
-        /// riscv64 or aarch64
-        #[arg(long, default_value = "riscv64")]
+        /// The architecture of the machine
+        #[arg(long, default_value_t = Arch::Riscv64)]
         arch: Arch,
         #[command(flatten)]
         consent: Consent,
@@ -44,9 +45,9 @@ enum Task {
     },
     /// Runs every test
     Test {
-        /// Boot the kernel on this architecture only
+        /// Boot the kernel on this architecture only, or on `all`, which is the default
         #[arg(long)]
-        arch: Option<Arch>,
+        arch: Option<Archs>,
         #[command(flatten)]
         consent: Consent,
         /// Only the tests whose name contains this
@@ -61,12 +62,31 @@ enum Task {
 
 #[derive(Args, Clone, Copy)]
 struct Consent {
-    /// Do not ask before package sources are touched
+    /// Install what is missing without asking
     #[arg(long)]
     yes: bool,
-    /// Install nothing: print the commands and stop
+    /// Install nothing: print the commands, and fail if something is missing
     #[arg(long)]
     no_install: bool,
+}
+
+/// One architecture, or all of them.
+#[derive(Clone)]
+struct Archs(Vec<Arch>);
+
+impl FromStr for Archs {
+    type Err = UnknownArch;
+
+    fn from_str(text: &str) -> Result<Self, UnknownArch> {
+        arch::select(text).map(Self)
+    }
+}
+
+impl Archs {
+    /// What was asked for: by an option, else by the environment, else all.
+    fn or_selected(asked: Option<Self>) -> Result<Vec<Arch>, UnknownArch> {
+        asked.map_or_else(Arch::selected, |archs| Ok(archs.0))
+    }
 }
 
 impl Consent {
@@ -96,33 +116,38 @@ fn run(task: Task) -> Result<(), Box<dyn Error>> {
             lint,
             consent,
         } => {
-            setup::ensure(&arch::select(&arch)?, consent.options(lint))?;
+            setup::ensure(&Archs::or_selected(arch)?, consent.options(lint))?;
             println!("Everything is there.");
         }
         Task::Run {
             arch,
             consent,
-            qemu: more,
+            qemu,
         } => {
             setup::ensure(&[arch], consent.options(false))?;
             let kernel = kernel::build(arch)?;
-            let outcome = demo::run(&Qemu::find(arch)?, &kernel, &more);
-            demo::verdict(&outcome)
-                .map_err(|error| format!("{error}\nQEMU was: {}", outcome.command_line))?;
+            let outcome = demo::run(&Qemu::find(arch)?, &kernel, &qemu);
+            demo::verdict(&outcome).map_err(|error| {
+                format!(
+                    "the demo failed: {error}\nQEMU was: {}",
+                    outcome.command_line
+                )
+            })?;
         }
         Task::Test {
             arch,
             consent,
             filter,
         } => {
-            let archs = arch.map_or(Arch::ALL.to_vec(), |arch| vec![arch]);
+            let archs = Archs::or_selected(arch)?;
             setup::ensure(&archs, consent.options(false))?;
-            ci::test(arch, filter.as_deref())?;
+            ci::test(&archs, filter.as_deref())?;
         }
         Task::Ci { consent } => {
-            setup::ensure(&Arch::ALL, consent.options(true))?;
-            ci::check(&Arch::ALL)?;
-            ci::test(None, None)?;
+            let archs = Arch::selected()?;
+            setup::ensure(&archs, consent.options(true))?;
+            ci::check(&archs)?;
+            ci::test(&archs, None)?;
         }
     }
     Ok(())

@@ -161,6 +161,21 @@ impl Qemu {
     }
 }
 
+impl Qemu {
+    /// Whether `file` is in one of the folders where this QEMU looks for firmware. A link that
+    /// leads nowhere is not.
+    #[must_use]
+    pub fn has_data_file(&self, file: &str) -> bool {
+        let mut question = Command::new(&self.path);
+        question.args(["-L", "help"]);
+        let what = format!("asking {} for its data folders", self.path.display());
+        command::run(&mut question, &what, Some(VERSION_LIMIT), None).is_ok_and(|finished| {
+            let mut dirs = finished.tail.lines().map(str::trim);
+            finished.success() && dirs.any(|dir| Path::new(dir).join(file).is_file())
+        })
+    }
+}
+
 fn ask_version(path: &Path) -> Result<Version, QemuError> {
     let failed = |answer: String| QemuError::NotQemu {
         path: path.to_owned(),

@@ -1,197 +1,217 @@
-//! Which distribution this is, and which of its packages hold what is needed.
+//! Which distribution this machine runs, read from `os-release`.
 
-use super::Need;
-use crate::arch::Arch;
+use std::path::Path;
 
-/// A Linux distribution, as far as its packages differ.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Distribution {
-    /// Debian, by release; `None` for testing and unstable.
-    Debian(Option<u32>),
-    /// Ubuntu, by year and month.
-    Ubuntu(u32, u32),
-    /// Anything else, by the name it gives itself.
-    Other(String),
-}
+/// Where the file is, most important first.
+const FILES: [&str; 2] = ["/etc/os-release", "/usr/lib/os-release"];
 
-/// A package that has to be installed: one of these names, the first that exists.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Package {
-    /// The names.
-    pub names: &'static [&'static str],
-    /// It is needed in the version of the backports.
-    pub backport: bool,
+/// A distribution, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Distribution {
+    /// `ID`: `debian`, `ubuntu`, `fedora`; empty if it is not said.
+    pub id: String,
+    /// `ID_LIKE`: what it descends from.
+    pub like: Vec<String>,
+    /// `VERSION_ID` as major and minor number; rolling releases have none.
+    pub version: Option<(u32, u32)>,
+    /// `VERSION_CODENAME`, which is the name of its package suite.
+    pub codename: Option<String>,
+    /// `PRETTY_NAME`, for messages.
+    pub name: String,
 }
 
 impl Distribution {
-    /// Reads `/etc/os-release`.
+    /// The distribution of this machine; all empty if it does not say.
     #[must_use]
-    pub fn parse(os_release: &str) -> Self {
-        let field = |wanted: &str| {
-            os_release.lines().find_map(|line| {
-                let (name, value) = line.trim().split_once('=')?;
-                (name == wanted).then(|| value.trim_matches(['"', '\'']).to_owned())
-            })
-        };
-        let version = field("VERSION_ID").unwrap_or_default();
-        let mut numbers = version.split('.').map(str::parse::<u32>);
-        match field("ID").unwrap_or_default().as_str() {
-            "debian" => Self::Debian(numbers.next().and_then(Result::ok)),
-            "ubuntu" => match (numbers.next(), numbers.next()) {
-                (Some(Ok(year)), Some(Ok(month))) => Self::Ubuntu(year, month),
-                _ => Self::Other("an Ubuntu without a version".into()),
-            },
-            _ => Self::Other(
-                field("PRETTY_NAME")
-                    .or_else(|| field("ID"))
-                    .filter(|name| !name.is_empty())
-                    .unwrap_or_else(|| "a system without a name".into()),
-            ),
+    pub fn of_this_machine() -> Self {
+        FILES
+            .iter()
+            .find_map(|file| std::fs::read_to_string(Path::new(file)).ok())
+            .map_or_else(|| Self::parse(""), |text| Self::parse(&text))
+    }
+
+    /// Reads the text of an `os-release` file. Lines that make no sense are skipped.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut distribution = Self::default();
+        for line in text.lines() {
+            let Some((key, value)) = assignment(line) else {
+                continue;
+            };
+            match key {
+                "ID" => distribution.id = value.to_lowercase(),
+                "ID_LIKE" => {
+                    distribution.like = value.split_whitespace().map(str::to_lowercase).collect();
+                }
+                "VERSION_ID" => distribution.version = version(&value),
+                "VERSION_CODENAME" if !value.is_empty() => distribution.codename = Some(value),
+                "PRETTY_NAME" => distribution.name = value,
+                _ => {}
+            }
         }
+        if distribution.name.is_empty() {
+            distribution.name = if distribution.id.is_empty() {
+                "an unnamed distribution".into()
+            } else {
+                distribution.id.clone()
+            };
+        }
+        distribution
     }
 
-    /// The package for a need; `None` where the distribution has none that is new enough.
+    /// Whether it is Debian, Ubuntu, or made from them: its packages have Debian's names.
     #[must_use]
-    pub fn package(&self, need: Need) -> Option<Package> {
-        let compiler = self.compiler()?;
-        let names: &[&str] = match need {
-            Need::Qemu(Arch::Riscv64) => &["qemu-system-riscv", "qemu-system-misc"],
-            Need::Qemu(Arch::Aarch64) => &["qemu-system-arm"],
-            Need::Firmware => &["opensbi"],
-            Need::Linker => &["lld"],
-            Need::Rustc => compiler.rustc,
-            Need::Cargo => compiler.cargo,
-            Need::RustSource => compiler.source,
-            Need::Clippy => compiler.clippy,
-        };
-        Some(Package {
-            names,
-            backport: self.needs_backports() && matches!(need, Need::Qemu(_) | Need::Firmware),
-        })
+    pub fn has_debian_packages(&self) -> bool {
+        let is_known = |id: &str| matches!(id, "debian" | "ubuntu");
+        is_known(&self.id) || self.like.iter().any(|id| is_known(id))
     }
 
-    /// Whether QEMU has to come from the backports: Debian 12 has 7.2.
+    /// Whether it is known to have all that is needed, once its package lists are new. Of others,
+    /// the lists are believed.
     #[must_use]
-    pub fn needs_backports(&self) -> bool {
-        *self == Self::Debian(Some(12))
+    pub fn is_new_enough(&self) -> bool {
+        // Testing and unstable have no version.
+        self.id == "debian" && self.version.is_none_or(|(major, _)| major >= 12)
     }
 
-    /// The packages of a compiler that is new enough, on releases that have a QEMU, too.
-    fn compiler(&self) -> Option<&'static Compiler> {
-        match self {
-            // The compiler that their browsers are built with is far newer than their own.
-            Self::Debian(Some(12 | 13)) => Some(&WEB),
-            Self::Debian(Some(release)) if *release < 12 => None,
-            Self::Debian(_) => Some(&PLAIN),
-            Self::Ubuntu(year, month) if (*year, *month) >= (24, 10) => Some(&PLAIN),
-            Self::Ubuntu(..) | Self::Other(_) => None,
+    /// The name of the release whose QEMU is too old, but whose backports have a newer one.
+    #[must_use]
+    pub fn release_that_needs_backports(&self) -> Option<&str> {
+        // Debian 11 has backports, too, but of a QEMU that is still too old.
+        match (self.id.as_str(), self.version) {
+            ("debian", Some((12, _))) => Some(self.codename.as_deref().unwrap_or("bookworm")),
+            _ => None,
         }
     }
 }
 
-struct Compiler {
-    rustc: &'static [&'static str],
-    cargo: &'static [&'static str],
-    source: &'static [&'static str],
-    clippy: &'static [&'static str],
+/// Splits `KEY=value`, whose value is quoted as for a shell.
+fn assignment(line: &str) -> Option<(&str, String)> {
+    let line = line.trim();
+    if line.starts_with('#') {
+        return None;
+    }
+    let (key, value) = line.split_once('=')?;
+    let words = shlex::split(value)?;
+    Some((key.trim(), words.join(" ")))
 }
 
-const WEB: Compiler = Compiler {
-    rustc: &["rustc-web"],
-    cargo: &["cargo-web"],
-    source: &["rust-web-src"],
-    clippy: &["rust-web-clippy"],
-};
-
-const PLAIN: Compiler = Compiler {
-    rustc: &["rustc"],
-    cargo: &["cargo"],
-    source: &["rust-src"],
-    clippy: &["rust-clippy"],
-};
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split('.');
+    let major = numbers.next()?.parse().ok()?;
+    let minor = numbers.next().map_or(Ok(0), str::parse).ok()?;
+    Some((major, minor))
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn distributions_are_recognised() {
-        for (text, expected) in [
-            (
-                "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\nVERSION_ID=\"12\"\n",
-                Distribution::Debian(Some(12)),
-            ),
-            (
-                "ID=debian\nVERSION_CODENAME=forky\n",
-                Distribution::Debian(None),
-            ),
-            (
-                "ID=ubuntu\nVERSION_ID='24.10'\n",
-                Distribution::Ubuntu(24, 10),
-            ),
-            (
-                "  ID=ubuntu\r\nVERSION_ID=\"25.04\"\r\n",
-                Distribution::Ubuntu(25, 4),
-            ),
-            (
-                "ID=fedora\nPRETTY_NAME=\"Fedora Linux 43\"\n",
-                Distribution::Other("Fedora Linux 43".into()),
-            ),
-            ("ID=arch", Distribution::Other("arch".into())),
-            ("", Distribution::Other("a system without a name".into())),
-            (
-                "ID=\nPRETTY_NAME=\"\"",
-                Distribution::Other("a system without a name".into()),
-            ),
-        ] {
-            assert_eq!(Distribution::parse(text), expected, "{text}");
-        }
-    }
+    const DEBIAN_12: &str = "\
+PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"
+NAME=\"Debian GNU/Linux\"
+VERSION_ID=\"12\"
+VERSION=\"12 (bookworm)\"
+VERSION_CODENAME=bookworm
+ID=debian
+HOME_URL=\"https://example.invalid/\"
+";
 
-    fn names(distribution: &Distribution, need: Need) -> Option<(&'static str, bool)> {
-        let package = distribution.package(need)?;
-        Some((package.names[0], package.backport))
+    fn parse(id: &str, like: &str, version: &str, codename: &str) -> Distribution {
+        let like = format!("ID_LIKE=\"{like}\"");
+        Distribution::parse(&format!(
+            "ID={id}\n{like}\nVERSION_ID=\"{version}\"\nVERSION_CODENAME={codename}\n"
+        ))
     }
 
     #[test]
-    fn packages_are_those_that_are_new_enough() {
-        let qemu = Need::Qemu(Arch::Riscv64);
-        for (distribution, expected) in [
-            (Distribution::Debian(Some(11)), None),
-            (
-                Distribution::Debian(Some(12)),
-                Some(("qemu-system-riscv", true)),
-            ),
-            (
-                Distribution::Debian(Some(13)),
-                Some(("qemu-system-riscv", false)),
-            ),
-            (
-                Distribution::Debian(None),
-                Some(("qemu-system-riscv", false)),
-            ),
-            (Distribution::Ubuntu(24, 4), None),
-            (
-                Distribution::Ubuntu(24, 10),
-                Some(("qemu-system-riscv", false)),
-            ),
-            (Distribution::Other("x".into()), None),
+    fn debian_12_is_read() {
+        let expected = Distribution {
+            id: "debian".into(),
+            like: Vec::new(),
+            version: Some((12, 0)),
+            codename: Some("bookworm".into()),
+            name: "Debian GNU/Linux 12 (bookworm)".into(),
+        };
+        assert_eq!(Distribution::parse(DEBIAN_12), expected);
+        let odd = DEBIAN_12.replace('\n', "\r\n\r\n  # a comment = x\nnonsense\n");
+        assert_eq!(Distribution::parse(&odd), expected);
+        assert_eq!(expected.release_that_needs_backports(), Some("bookworm"));
+    }
+
+    #[test]
+    fn only_debian_12_needs_backports() {
+        for (id, version, codename) in [
+            ("debian", "11", "bullseye"),
+            ("debian", "13", "trixie"),
+            ("debian", "", "forky"),
+            ("ubuntu", "24.04", "noble"),
+            ("ubuntu", "12", "x"),
+            ("fedora", "42", ""),
         ] {
-            assert_eq!(names(&distribution, qemu), expected, "{distribution:?}");
+            let found = parse(id, "", version, codename);
+            assert_eq!(found.release_that_needs_backports(), None, "{found:?}");
         }
-        let rustc = |distribution| names(&distribution, Need::Rustc);
-        assert_eq!(
-            rustc(Distribution::Debian(Some(12))),
-            Some(("rustc-web", false))
-        );
-        assert_eq!(
-            rustc(Distribution::Debian(Some(13))),
-            Some(("rustc-web", false))
-        );
-        assert_eq!(
-            rustc(Distribution::Debian(Some(14))),
-            Some(("rustc", false))
-        );
-        assert_eq!(rustc(Distribution::Ubuntu(26, 4)), Some(("rustc", false)));
+        // An image without the code name is still bookworm.
+        let bare = parse("debian", "", "12", "");
+        assert_eq!(bare.release_that_needs_backports(), Some("bookworm"));
+    }
+
+    #[test]
+    fn what_is_known_to_be_new_enough_is_debian() {
+        for (id, version, expected) in [
+            ("debian", "11", false),
+            ("debian", "12", true),
+            ("debian", "13", true),
+            ("debian", "", true),
+            ("ubuntu", "24.04", false),
+            ("", "", false),
+        ] {
+            assert_eq!(
+                parse(id, "", version, "").is_new_enough(),
+                expected,
+                "{id} {version}"
+            );
+        }
+    }
+
+    #[test]
+    fn families_are_told_apart() {
+        for (id, like, expected) in [
+            ("debian", "", true),
+            ("ubuntu", "debian", true),
+            ("linuxmint", "ubuntu debian", true),
+            ("raspbian", "debian", true),
+            ("'Debian'", "", true),
+            ("fedora", "", false),
+            ("rocky", "rhel centos fedora", false),
+            ("arch", "", false),
+            ("", "", false),
+        ] {
+            assert_eq!(
+                parse(id, like, "1", "x").has_debian_packages(),
+                expected,
+                "{id}"
+            );
+        }
+    }
+
+    #[test]
+    fn versions_are_numbers_or_nothing() {
+        assert_eq!(parse("ubuntu", "", "24.10", "").version, Some((24, 10)));
+        assert_eq!(parse("debian", "", "13", "").version, Some((13, 0)));
+        for text in ["", "rolling", "12.x", "99999999999"] {
+            assert_eq!(parse("debian", "", text, "").version, None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_empty_or_broken_file_is_no_distribution() {
+        for text in ["", "ID", "ID=\"debian", "=debian", "# ID=debian", "\0"] {
+            let found = Distribution::parse(text);
+            assert!(!found.has_debian_packages(), "{text:?}");
+            assert_eq!(found.name, "an unnamed distribution", "{text:?}");
+        }
+        assert_eq!(Distribution::parse("ID=nixos").name, "nixos");
     }
 }

@@ -1,213 +1,201 @@
-//! The package sources of the machine: where its mirror is, and whether backports are on.
-//!
-//! Both syntaxes of apt are read; nothing about any mirror is written in this project.
+//! The package sources of this machine, in both syntaxes of apt, and the source of backports that
+//! is made from them.
 
-use std::path::{Path, PathBuf};
+use std::fmt::Write;
+use std::path::Path;
 
-/// One place where apt looks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One enabled source of binary packages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
-    /// The address of the mirror.
-    pub uri: String,
-    /// The release, such as `bookworm` or `bookworm-updates`.
-    pub suite: String,
-    /// The key file that it is signed by, if it names one.
+    /// The mirrors.
+    pub uris: Vec<String>,
+    /// The suites: `bookworm`, `bookworm-updates`.
+    pub suites: Vec<String>,
+    /// The components: `main`.
+    pub components: Vec<String>,
+    /// `Signed-By` as written: file names or key ids, or a whole key of several lines.
     pub signed_by: Option<String>,
+    /// `Trusted` as written.
+    pub trusted: Option<String>,
 }
 
-/// Reads all sources below an `/etc/apt`.
-#[must_use]
-pub fn read(apt: &Path) -> Vec<Source> {
-    let mut files = vec![apt.join("sources.list")];
-    if let Ok(parts) = std::fs::read_dir(apt.join("sources.list.d")) {
-        let mut parts: Vec<PathBuf> = parts.flatten().map(|part| part.path()).collect();
-        parts.sort();
-        files.extend(parts);
+impl Source {
+    fn offers(&self, suite: &str) -> bool {
+        self.suites.iter().any(|known| known == suite)
+            && self.components.iter().any(|known| known == "main")
     }
+
+    /// A CD is no mirror that could have another suite.
+    fn is_mirror(&self) -> bool {
+        !self.uris.is_empty() && !self.uris.iter().any(|uri| uri.starts_with("cdrom:"))
+    }
+}
+
+/// Reads the sources that apt would read in `etc`, which is `/etc/apt`. What cannot be read is
+/// skipped: apt says so better than we could.
+#[must_use]
+pub fn read(etc: &Path) -> Vec<Source> {
     let mut sources = Vec::new();
+    if let Ok(text) = std::fs::read_to_string(etc.join("sources.list")) {
+        sources.extend(parse_one_line(&text));
+    }
+    let mut files: Vec<_> = std::fs::read_dir(etc.join("sources.list.d"))
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    files.sort();
     for file in files {
-        let Ok(text) = std::fs::read_to_string(&file) else {
-            continue;
+        let parse = match file.extension().and_then(|extension| extension.to_str()) {
+            Some("list") => parse_one_line,
+            Some("sources") => parse_deb822,
+            // Backups, disabled files: apt does not read them either.
+            _ => continue,
         };
-        match file.extension().and_then(|extension| extension.to_str()) {
-            Some("list") => sources.extend(text.lines().filter_map(one_line)),
-            Some("sources") => sources.extend(paragraphs(&text)),
-            _ => {}
+        if let Ok(text) = std::fs::read_to_string(&file) {
+            sources.extend(parse(&text));
         }
     }
     sources
 }
 
-/// Reads `deb [options] uri suite components…`.
+/// Reads the one-line syntax, `deb [option=value …] URI suite component…`.
+#[must_use]
+pub fn parse_one_line(text: &str) -> Vec<Source> {
+    text.lines().filter_map(one_line).collect()
+}
+
 fn one_line(line: &str) -> Option<Source> {
     let line = line.split('#').next()?.trim();
     let rest = line.strip_prefix("deb")?;
+    // `deb-src` is not for us; and `deb` ends with a space, or with the bracket of the options.
     if !rest.starts_with([' ', '\t', '[']) {
         return None;
     }
-    let rest = rest.trim_start();
-    let (options, rest) = match rest.strip_prefix('[') {
-        Some(rest) => rest.split_once(']')?,
-        None => ("", rest),
-    };
-    let signed_by = options
-        .split_whitespace()
-        .find_map(|option| option.strip_prefix("signed-by="));
-    let mut words = rest.split_whitespace();
-    Some(Source {
-        uri: words.next()?.to_owned(),
-        suite: words.next()?.to_owned(),
-        signed_by: signed_by.map(str::to_owned),
-    })
+    let mut rest = rest.trim_start();
+    let mut source = Source::default();
+    if let Some(options) = rest.strip_prefix('[') {
+        let (options, after) = options.split_once(']')?;
+        for option in options.split_whitespace() {
+            match option.split_once('=') {
+                Some(("signed-by", value)) => source.signed_by = Some(value.replace(',', " ")),
+                Some(("trusted", value)) => source.trusted = Some(value.to_owned()),
+                _ => {}
+            }
+        }
+        rest = after.trim_start();
+    }
+    if rest.starts_with("cdrom:") {
+        return None;
+    }
+    let mut words = rest.split_whitespace().map(str::to_owned);
+    source.uris.push(words.next()?);
+    source.suites.push(words.next()?);
+    source.components.extend(words);
+    Some(source)
 }
 
-/// Reads paragraphs of `Name: value` (deb822).
-fn paragraphs(text: &str) -> Vec<Source> {
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim_end)
-        .filter(|line| !line.starts_with('#'))
-        .collect();
-    lines
-        .split(|line| line.is_empty())
-        .flat_map(paragraph)
-        .collect()
-}
-
-fn paragraph(lines: &[&str]) -> Vec<Source> {
-    let field = |wanted: &str| -> Option<String> {
-        let at = lines.iter().position(|line| {
-            line.split_once(':')
-                .is_some_and(|(name, _)| name.eq_ignore_ascii_case(wanted))
-        })?;
-        let (_, first) = lines[at].split_once(':')?;
-        let more = lines[at + 1..]
-            .iter()
-            .take_while(|line| line.starts_with([' ', '\t']));
-        let value: Vec<&str> = std::iter::once(first).chain(more.copied()).collect();
-        Some(value.join(" ").trim().to_owned())
-    };
-    let enabled = field("Enabled").is_none_or(|value| !value.eq_ignore_ascii_case("no"));
-    let binary = field("Types").is_some_and(|types| types.split_whitespace().any(|t| t == "deb"));
-    let (Some(uris), Some(suites), true, true) = (field("URIs"), field("Suites"), enabled, binary)
-    else {
-        return Vec::new();
-    };
-    // A key may be given in place, over many lines; only a file can be named again.
-    let signed_by = field("Signed-By").filter(|key| key.starts_with('/') && !key.contains(' '));
+/// Reads the deb822 syntax: stanzas of `Field: value`, with continuation lines.
+#[must_use]
+pub fn parse_deb822(text: &str) -> Vec<Source> {
     let mut sources = Vec::new();
-    for uri in uris.split_whitespace() {
-        for suite in suites.split_whitespace() {
-            sources.push(Source {
-                uri: uri.to_owned(),
-                suite: suite.to_owned(),
-                signed_by: signed_by.clone(),
-            });
+    let mut stanza: Vec<(String, String)> = Vec::new();
+    for line in text.lines().chain([""]) {
+        if line.starts_with('#') {
+            continue;
+        }
+        if line.trim().is_empty() {
+            sources.extend(from_stanza(&stanza));
+            stanza.clear();
+        } else if line.starts_with([' ', '\t']) {
+            if let Some((_, value)) = stanza.last_mut() {
+                value.push('\n');
+                value.push_str(line.trim_end());
+            }
+        } else if let Some((field, value)) = line.split_once(':') {
+            stanza.push((field.trim().to_lowercase(), value.trim().to_owned()));
         }
     }
     sources
 }
 
-/// What is to be done to have `suite`-backports.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Backports {
-    /// Nothing: the source is there.
-    Present,
-    /// A file with this text.
-    Missing(String),
-    /// The machine does not say where its mirror is.
-    NoMirror,
+fn from_stanza(stanza: &[(String, String)]) -> Option<Source> {
+    let field = |name: &str| {
+        let found = stanza.iter().find(|(field, _)| field == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    let words = |name: &str| -> Vec<String> {
+        let value = field(name).unwrap_or_default();
+        value.split_whitespace().map(str::to_owned).collect()
+    };
+    let enabled = field("enabled").unwrap_or("yes").to_lowercase();
+    if matches!(
+        enabled.as_str(),
+        "no" | "false" | "0" | "off" | "without" | "disable"
+    ) || !words("types").iter().any(|word| word == "deb")
+    {
+        return None;
+    }
+    let text = |name| {
+        field(name)
+            .filter(|value| !value.is_empty())
+            .map(str::to_owned)
+    };
+    Some(Source {
+        uris: words("uris"),
+        suites: words("suites"),
+        components: words("components"),
+        signed_by: text("signed-by"),
+        trusted: text("trusted"),
+    })
 }
 
-/// Looks for the backports of a release among the sources.
+/// The suite of the backports for `release`.
 #[must_use]
-pub fn backports(sources: &[Source], release: &str) -> Backports {
-    let suite = format!("{release}-backports");
-    if sources.iter().any(|source| source.suite == suite) {
-        return Backports::Present;
-    }
-    let Some(main) = sources.iter().find(|source| source.suite == release) else {
-        return Backports::NoMirror;
-    };
-    let mut text = format!(
-        "Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\n",
-        main.uri
+pub fn backports_of(release: &str) -> String {
+    format!("{release}-backports")
+}
+
+/// Whether the backports for `release` are among the sources.
+#[must_use]
+pub fn has_backports(sources: &[Source], release: &str) -> bool {
+    let suite = backports_of(release);
+    sources.iter().any(|source| source.offers(&suite))
+}
+
+/// A source file for the backports for `release`, with the mirror, and the key, that this machine
+/// uses for the release itself. `None` if it has no mirror for it.
+#[must_use]
+pub fn backports_file(sources: &[Source], release: &str) -> Option<String> {
+    let updates = format!("{release}-updates");
+    // A release may be named by its age.
+    let mirror = [release, &updates, "oldstable", "stable"]
+        .into_iter()
+        .find_map(|suite| {
+            let mut mirrors = sources.iter().filter(|source| source.is_mirror());
+            mirrors.find(|source| source.offers(suite))
+        })?;
+    let mut text = String::from(
+        "# Added by `cargo xtask` of virtio-iommu: the QEMU of this release is too old for it.\n",
     );
-    if let Some(key) = &main.signed_by {
-        text.push_str(&format!("Signed-By: {key}\n"));
+    let suite = backports_of(release);
+    let uris = mirror.uris.join(" ");
+    // Writing to a string cannot fail.
+    let _ = write!(
+        text,
+        "Types: deb\nURIs: {uris}\nSuites: {suite}\nComponents: main\n"
+    );
+    let kept = [
+        ("Signed-By", &mirror.signed_by),
+        ("Trusted", &mirror.trusted),
+    ];
+    for (field, value) in kept {
+        if let Some(value) = value {
+            // A key of several lines begins on the line after the field.
+            let space = if value.starts_with('\n') { "" } else { " " };
+            let _ = writeln!(text, "{field}:{space}{value}");
+        }
     }
-    Backports::Missing(text)
+    Some(text)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn source(uri: &str, suite: &str, key: Option<&str>) -> Source {
-        Source {
-            uri: uri.into(),
-            suite: suite.into(),
-            signed_by: key.map(str::to_owned),
-        }
-    }
-
-    #[test]
-    fn one_line_sources_of_all_shapes() {
-        for (line, expected) in [
-            (
-                "deb http://m/debian bookworm main",
-                Some(source("http://m/debian", "bookworm", None)),
-            ),
-            (
-                "deb [arch=amd64 signed-by=/k.gpg]   http://m/debian\tbookworm-updates main # no",
-                Some(source(
-                    "http://m/debian",
-                    "bookworm-updates",
-                    Some("/k.gpg"),
-                )),
-            ),
-            ("# deb http://m/debian bookworm main", None),
-            ("deb-src http://m/debian bookworm main", None),
-            ("deb http://m/debian", None),
-            ("deb [broken http://m/debian bookworm", None),
-            ("", None),
-        ] {
-            assert_eq!(one_line(line), expected, "{line}");
-        }
-    }
-
-    #[test]
-    fn paragraphs_of_all_shapes() {
-        let text = "# a comment\nTypes: deb deb-src\nURIs: http://m/debian\nSuites: bookworm\n bookworm-updates\nComponents: main\nSigned-By: /usr/share/k.gpg\n\n\
-                    types: deb\nuris: http://m/security\nsuites: bookworm-security\nEnabled: yes\nSigned-By:\n -----BEGIN\n .\n key\n\n\
-                    Types: deb\nURIs: http://m/off\nSuites: off\nEnabled: no\n\nTypes: deb-src\nURIs: http://m/src\nSuites: src\n";
-        assert_eq!(
-            paragraphs(text),
-            [
-                source("http://m/debian", "bookworm", Some("/usr/share/k.gpg")),
-                source(
-                    "http://m/debian",
-                    "bookworm-updates",
-                    Some("/usr/share/k.gpg")
-                ),
-                source("http://m/security", "bookworm-security", None),
-            ]
-        );
-    }
-
-    #[test]
-    fn backports_come_from_the_machines_own_mirror_once() {
-        let main = source("http://m/debian", "bookworm", Some("/k.gpg"));
-        let other = source("http://o/other", "stable", None);
-        assert_eq!(
-            backports(&[other.clone(), main.clone()], "bookworm"),
-            Backports::Missing(
-                "Types: deb\nURIs: http://m/debian\nSuites: bookworm-backports\nComponents: main\nSigned-By: /k.gpg\n"
-                    .into()
-            )
-        );
-        let present = source("http://x/debian", "bookworm-backports", None);
-        assert_eq!(backports(&[main, present], "bookworm"), Backports::Present);
-        assert_eq!(backports(&[other], "bookworm"), Backports::NoMirror);
-    }
-}
+mod tests;
