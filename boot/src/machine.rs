@@ -3,22 +3,18 @@
 use alloc::vec::Vec;
 use core::ptr::NonNull;
 
-use dtoolkit::fdt::FdtNode;
-use dtoolkit::standard::NodeStandard;
-use dtoolkit::{Node, fdt::Fdt};
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::pci::PciTransport;
 use virtio_drivers::transport::pci::bus::PciRoot;
 use virtio_drivers::transport::{DeviceType, SomeTransport, Transport};
-use virtio_iommu::topology::device_tree::from_device_tree;
 use virtio_iommu::topology::pci::{Command, Function, PciTree, walk};
 use virtio_iommu::topology::{
-    IommuLocation, Placement, RequesterId, Segment, TableError, Topology,
+    HostBridge, IommuLocation, Placement, RequesterId, Segment, TableError, Topology,
 };
 use virtio_iommu::{EndpointId, PhysAddr};
 
-use crate::device_tree::MachineTree;
-use crate::ecam::Ecam;
+use crate::arch::Firmware;
+use crate::config_space::ConfigSpace;
 use crate::memory::direct_map;
 use crate::platform::KernelHal;
 
@@ -26,14 +22,12 @@ use crate::platform::KernelHal;
 const BRIDGE: u8 = 0x06;
 /// The size of the registers of a virtio-mmio slot of the `virt` machines, in bytes.
 const SLOT: u64 = 0x200;
-/// Slots of virtio-mmio that are looked at.
-const MAX_SLOTS: usize = 64;
 
 /// How the IOMMU was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FoundBy {
-    /// The device tree describes it, and who is behind it.
-    DeviceTree,
+    /// The firmware describes it, and who is behind it.
+    Firmware,
     /// There is no description: the only function 1af4:1057, endpoint id = requester id.
     Scan,
     /// There is no description: the only virtio-mmio slot with an IOMMU in it, and a table of
@@ -44,9 +38,9 @@ pub enum FoundBy {
 /// Why the machine is not what this kernel needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MachineError {
-    /// The device tree cannot be read.
-    DeviceTree,
-    /// There is no host bridge with an ECAM within reach.
+    /// What the firmware says about the machine cannot be read.
+    Description,
+    /// There is no host bridge with a configuration space within reach.
     NoHostBridge,
     /// The functions on the bus do not make a table.
     Table(TableError),
@@ -58,10 +52,20 @@ pub enum MachineError {
     Enable(RequesterId),
 }
 
+/// What the firmware says about the machine.
+pub struct Described {
+    /// The host bridges.
+    pub host_bridges: Vec<HostBridge>,
+    /// Who is behind which IOMMU; empty if that is not described.
+    pub topology: Topology,
+    /// The registers of all virtio-mmio slots.
+    pub slots: Vec<PhysAddr>,
+}
+
 /// The machine after the PCI walk: all bus numbers are final.
 pub struct Machine {
     /// The configuration space.
-    pub ecam: Ecam,
+    pub config: ConfigSpace,
     /// The functions.
     pub pci: PciTree,
     /// Who is behind the IOMMU.
@@ -78,31 +82,25 @@ impl Machine {
     /// # Errors
     ///
     /// [`MachineError`]; that there is no IOMMU is not an error yet.
-    pub fn discover(machine: &MachineTree) -> Result<Self, MachineError> {
-        let description = from_device_tree(machine.blob).map_err(|error| {
-            log::error!("device tree: {error}");
-            MachineError::DeviceTree
-        })?;
-        for warning in &description.warnings {
-            log::warn!("device tree: {warning}");
-        }
-        let (bridge, mut ecam) = description
+    pub fn discover(firmware: &Firmware) -> Result<Self, MachineError> {
+        let described = firmware.describe()?;
+        let (bridge, mut config) = described
             .host_bridges
             .iter()
-            .find_map(|bridge| Some((bridge, Ecam::new(bridge)?)))
+            .find_map(|bridge| Some((bridge, ConfigSpace::new(bridge)?)))
             .ok_or(MachineError::NoHostBridge)?;
-        let pci = walk(&mut ecam, bridge);
+        let pci = walk(&mut config, bridge);
         for warning in &pci.warnings {
             log::warn!("pci: {warning:?}");
         }
-        let slots = virtio_mmio_slots(machine.tree);
-        let (topology, found_by) = if !description.topology.iommus().is_empty() {
-            (description.topology, FoundBy::DeviceTree)
+        let slots = described.slots;
+        let (topology, found_by) = if !described.topology.iommus().is_empty() {
+            (described.topology, FoundBy::Firmware)
         } else {
             undescribed(&pci, bridge.segment, &slots)?
         };
         Ok(Self {
-            ecam,
+            config,
             pci,
             topology,
             found_by,
@@ -129,7 +127,7 @@ impl Machine {
         match self.iommu()? {
             IommuLocation::Pci(address) => {
                 self.enable(address.function)?;
-                let mut root = PciRoot::new(self.ecam);
+                let mut root = PciRoot::new(self.config);
                 let function = address.function.device_function();
                 PciTransport::new::<KernelHal, _>(&mut root, function)
                     .map(SomeTransport::from)
@@ -152,7 +150,7 @@ impl Machine {
     pub fn enable(&mut self, function: RequesterId) -> Result<(), MachineError> {
         let command = Command::MEMORY_SPACE | Command::BUS_MASTER;
         self.pci
-            .enable(&mut self.ecam, function, command)
+            .enable(&mut self.config, function, command)
             .map_err(|error| {
                 log::error!("pci {function}: {error:?}");
                 MachineError::Enable(function)
@@ -204,31 +202,7 @@ fn undescribed(
 /// The transport to the device in a virtio-mmio slot, if there is one.
 pub fn slot(base: PhysAddr) -> Option<MmioTransport<'static>> {
     let registers: NonNull<VirtIOHeader> = direct_map::pointer(base.0, SLOT)?.cast();
-    // SAFETY: the device tree says that these are the registers of a virtio-mmio slot, and the
+    // SAFETY: the firmware says that these are the registers of a virtio-mmio slot, and the
     // direct map covers them for ever.
     unsafe { MmioTransport::new(registers, SLOT as usize) }.ok()
-}
-
-/// The registers of all virtio-mmio slots that the device tree describes.
-fn virtio_mmio_slots(tree: Fdt<'_>) -> Vec<PhysAddr> {
-    fn collect(node: FdtNode<'_>, depth: u32, slots: &mut Vec<PhysAddr>) {
-        for child in node.children() {
-            if slots.len() == MAX_SLOTS {
-                return;
-            }
-            if child.is_compatible("virtio,mmio")
-                && let Ok(Some(mut reg)) = child.reg()
-                && let Some(reg) = reg.next()
-                && let Ok(address) = reg.address::<u64>()
-            {
-                slots.push(PhysAddr(address));
-            } else if depth > 0 {
-                collect(child, depth - 1, slots);
-            }
-        }
-    }
-    let mut slots = Vec::new();
-    // `/virtio_mmio@…` or `/soc/virtio_mmio@…`.
-    collect(tree.root(), 1, &mut slots);
-    slots
 }

@@ -1,17 +1,17 @@
 //! The kernel that proves `virtio-iommu`.
 //!
-//! It boots on QEMU's `virt` machines, finds the IOMMU, starts the driver and lets QEMU's `edu`
-//! device do real DMA. The boot arguments say what runs: `run=demo` for a person, `scenario=NAME`
-//! for the test harness. The exit code says how it went: 33 passed, 35 failed, 37 panicked;
-//! 0 never means anything.
+//! It boots on QEMU's `virt` and `q35` machines, finds the IOMMU, starts the driver and lets QEMU's
+//! `edu` device do real DMA. The boot arguments say what runs: `run=demo` for a person,
+//! `scenario=NAME` for the test harness. The exit code says how it went: 33 passed, 35 failed,
+//! 37 panicked; 0 never means anything.
 //!
 //! | module | idea |
 //! |---|---|
 //! | [`arch`] | what differs between the architectures |
 //! | [`console`], [`logger`], [`report`] | what comes out of the serial line |
-//! | [`memory`], [`clock`], [`device_tree`] | what the machine has |
+//! | [`memory`], [`clock`], `device_tree`, `acpi` | what the machine has |
 //! | [`platform`] | what the driver under test gets from this kernel |
-//! | [`machine`], [`edu`] | PCI, the IOMMU, and the device that does DMA |
+//! | [`config_space`], [`machine`], [`edu`] | PCI, the IOMMU, and the device that does DMA |
 //! | [`demo`], [`scenarios`] | what runs |
 
 #![no_std]
@@ -19,12 +19,16 @@
 
 extern crate alloc;
 
+#[cfg(target_arch = "x86_64")]
+mod acpi;
 mod arch;
 mod buffer;
 mod clock;
 mod command_line;
+mod config_space;
 mod console;
 mod demo;
+#[cfg(not(target_arch = "x86_64"))]
 mod device_tree;
 mod ecam;
 mod edu;
@@ -49,8 +53,9 @@ unsafe extern "C" {
 
 /// What the entry code jumps to: the MMU is on, the stack is set up.
 ///
-/// `tree` is the physical address of the device tree, or 0; `load` that of the kernel.
-extern "C" fn kernel_main(tree: usize, load: usize) -> ! {
+/// `register` is what the boot protocol hands over: the physical address of the device tree, or 0,
+/// or that of the start info of PVH; `load` is the physical address of the kernel.
+extern "C" fn kernel_main(register: usize, load: usize) -> ! {
     // The kernel and its link script have to agree, or no pointer means what it says.
     if &raw const __kernel_start as usize != arch::DIRECT_MAP.wrapping_add(load) {
         arch::exit(EXIT_PANIC);
@@ -65,29 +70,29 @@ extern "C" fn kernel_main(tree: usize, load: usize) -> ! {
         env!("CARGO_PKG_VERSION"),
         arch::NAME
     );
-    arch::exit(run(tree as u64))
+    arch::exit(run(register as u64))
 }
 
 /// Runs what the boot arguments ask for, and returns the exit code.
-fn run(tree: u64) -> u32 {
-    let machine = match device_tree::find(tree) {
-        Ok(machine) => machine,
+fn run(register: u64) -> u32 {
+    let firmware = match arch::Firmware::find(register) {
+        Ok(firmware) => firmware,
         Err(error) => return refuse(error),
     };
-    if let Err(error) = memory::init(&machine) {
+    if let Err(error) = memory::init(&firmware) {
         return refuse(error);
     }
-    let Some(frequency) = arch::ticks_per_second(machine.tree) else {
-        return refuse("the device tree does not say how fast the clock ticks");
+    let Some(frequency) = arch::ticks_per_second(&firmware) else {
+        return refuse("nothing says how fast the clock ticks");
     };
     clock::init(frequency);
     logger::init();
 
-    match command_line::parse(machine.arguments) {
-        Ok(Run::Demo) => demo::run(&machine),
-        Ok(Run::Scenario(name)) => scenarios::run(name, &machine),
+    match command_line::parse(firmware.arguments) {
+        Ok(Run::Demo) => demo::run(&firmware),
+        Ok(Run::Scenario(name)) => scenarios::run(name, &firmware),
         Err(error) => {
-            println!("boot arguments: {:?}", machine.arguments);
+            println!("boot arguments: {:?}", firmware.arguments);
             refuse(error)
         }
     }

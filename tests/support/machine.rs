@@ -104,6 +104,7 @@ pub fn watchdog() -> Result<Duration, String> {
 pub fn boot(host: &Host, scenario: &Scenario, append: &str, limit: Duration) -> Run {
     let mut command = Command::new(&host.qemu.path);
     command.args(machine_arguments(host.qemu.arch, &host.kernel, append));
+    command.args((scenario.machine)(host.qemu.arch));
     command.args(scenario.devices);
     if scenario.clock == Clock::Instructions {
         command.args(demo::CLOCK);

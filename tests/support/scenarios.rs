@@ -35,6 +35,8 @@ pub struct Scenario {
     pub boot: Boot,
     /// Arguments of QEMU that add devices, in the order of their slots.
     pub devices: &'static [&'static str],
+    /// Arguments of QEMU that an architecture needs besides.
+    pub machine: fn(Arch) -> &'static [&'static str],
     /// How time passes.
     pub clock: Clock,
     /// Checks that may be skipped.
@@ -66,6 +68,7 @@ const BASE: Scenario = Scenario {
     archs: &Arch::ALL,
     boot: Boot::Scenario,
     devices: &["-device", IOMMU, "-device", EDU],
+    machine: |_| &[],
     clock: Clock::Instructions,
     skips: &[],
     expect: plain,
@@ -121,11 +124,24 @@ const V2M: [Region; 1] = [Region {
     },
 }];
 
+/// Where message-signalled interrupts go on a PC.
+const LOCAL_APIC: [Region; 1] = [Region {
+    subtype: 1,
+    range: Range {
+        start: 0xfee0_0000,
+        end: 0xfeef_ffff,
+    },
+}];
+
+/// The machines that have virtio-mmio slots.
+const VIRT: &[Arch] = &[Arch::Riscv64, Arch::Aarch64];
+
 /// The device as the machine has it by default.
 fn machine(arch: Arch) -> Expect {
     let (input_end, reserved): (u64, &[Region]) = match arch {
         Arch::Riscv64 => (u64::MAX, &[]),
         Arch::Aarch64 => ((1 << 48) - 1, &V2M),
+        Arch::X86_64 => ((1 << 39) - 1, &LOCAL_APIC),
     };
     Expect {
         granule: Some(4096),
@@ -199,6 +215,11 @@ pub const SCENARIOS: &[Scenario] = &[
             "-device",
             WIDE_EDU,
         ],
+        // The firmware would wait for a disk controller that reaches no memory.
+        machine: |arch| match arch {
+            Arch::X86_64 => &["-M", "q35,sata=off"],
+            _ => &[],
+        },
         expect: |arch| Expect {
             maps: 4,
             ..plain(arch)
@@ -283,6 +304,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "mmio",
+        archs: VIRT,
         devices: &[
             "-global",
             "virtio-mmio.force-legacy=false",
@@ -335,6 +357,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "not-behind",
+        archs: VIRT,
         devices: &[
             "-global",
             "virtio-mmio.force-legacy=false",
@@ -355,6 +378,20 @@ pub const SCENARIOS: &[Scenario] = &[
         ..BASE
     },
     Scenario {
+        name: "clock",
+        devices: &["-device", EDU],
+        expect: none,
+        ..BASE
+    },
+    Scenario {
+        // The other machines have no ports.
+        name: "config-ports",
+        archs: &[Arch::X86_64],
+        devices: &["-device", EDU],
+        expect: none,
+        ..BASE
+    },
+    Scenario {
         // The machine of `cargo xtask run`.
         name: "demo",
         boot: Boot::Demo,
@@ -368,7 +405,11 @@ pub const SCENARIOS: &[Scenario] = &[
         ],
         expect: |arch| Expect {
             maps: 3,
-            endpoints: &[0x10, 0x18],
+            endpoints: match arch {
+                // The board has a disk controller and an SMBus controller of its own.
+                Arch::X86_64 => &[0x10, 0x18, 0xfa, 0xfb],
+                _ => &[0x10, 0x18],
+            },
             faults: &[WITHOUT_DOMAIN, UNMAPPED, WRITTEN],
             ..machine(arch)
         },

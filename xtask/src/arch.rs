@@ -10,11 +10,13 @@ pub enum Arch {
     Riscv64,
     /// Arm, 64 bits, EL1, QEMU's `virt` board.
     Aarch64,
+    /// The PC, 64 bits, booted by PVH behind SeaBIOS, QEMU's `q35` board.
+    X86_64,
 }
 
 impl Arch {
     /// All architectures, in the order in which they are reported.
-    pub const ALL: [Self; 2] = [Self::Riscv64, Self::Aarch64];
+    pub const ALL: [Self; 3] = [Self::Riscv64, Self::Aarch64, Self::X86_64];
 
     /// The short name, as typed on a command line and as shown in test names.
     #[must_use]
@@ -22,6 +24,7 @@ impl Arch {
         match self {
             Self::Riscv64 => "riscv64",
             Self::Aarch64 => "aarch64",
+            Self::X86_64 => "x86_64",
         }
     }
 
@@ -31,6 +34,7 @@ impl Arch {
         match self {
             Self::Riscv64 => "riscv64gc-unknown-none-elf",
             Self::Aarch64 => "aarch64-unknown-none-softfloat",
+            Self::X86_64 => "x86_64-unknown-none",
         }
     }
 
@@ -40,6 +44,7 @@ impl Arch {
         match self {
             Self::Riscv64 => "qemu-system-riscv64",
             Self::Aarch64 => "qemu-system-aarch64",
+            Self::X86_64 => "qemu-system-x86_64",
         }
     }
 
@@ -50,6 +55,7 @@ impl Arch {
             // The first was split off the second with QEMU 9.1.
             Self::Riscv64 => &["qemu-system-riscv", "qemu-system-misc"],
             Self::Aarch64 => &["qemu-system-arm"],
+            Self::X86_64 => &["qemu-system-x86"],
         }
     }
 
@@ -63,6 +69,11 @@ impl Arch {
                 package: "opensbi",
             }),
             Self::Aarch64 => None,
+            Self::X86_64 => Some(Firmware {
+                name: "SeaBIOS",
+                file: "bios-256k.bin",
+                package: "seabios",
+            }),
         }
     }
 

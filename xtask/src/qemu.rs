@@ -197,7 +197,7 @@ fn ask_version(path: &Path) -> Result<Version, QemuError> {
 /// caller, in the order in which they are to get their slots.
 ///
 /// The arguments make sure that a guest can end QEMU with an exit code: by `sifive_test` of the
-/// riscv64 board, by semihosting on aarch64.
+/// riscv64 board, by semihosting on aarch64, by `isa-debug-exit` on x86_64.
 #[must_use]
 pub fn machine_arguments(arch: Arch, kernel: &Path, append: &str) -> Vec<OsString> {
     let machine: &[&str] = match arch {
@@ -213,6 +213,7 @@ pub fn machine_arguments(arch: Arch, kernel: &Path, append: &str) -> Vec<OsStrin
             "-semihosting-config",
             "enable=on,target=native",
         ],
+        Arch::X86_64 => &["-M", "q35", "-device", "isa-debug-exit"],
     };
     let common = [
         "-m",

@@ -6,7 +6,10 @@
 //! | `DIRECT_MAP` | the virtual address of physical address 0 |
 //! | `mapped` | which physical addresses the direct map covers |
 //! | `translates` | whether the CPU translates a virtual address at all |
+//! | `Firmware` | what describes the machine: the device tree, or ACPI tables |
+//! | `DESCRIBED_BY` | how that is said |
 //! | `DEVICE_TREE` | where the device tree is when the boot register does not say |
+//! | `PciPorts` | configuration space without an ECAM (x86_64 only) |
 //! | `Console` | the serial port |
 //! | `install_traps` | from then on a trap ends in [`crate::trap`] |
 //! | `ticks`, `ticks_per_second` | the counter behind the clock |
@@ -22,11 +25,22 @@
 mod aarch64;
 #[cfg(target_arch = "riscv64")]
 mod riscv64;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::*;
 #[cfg(target_arch = "riscv64")]
 pub use riscv64::*;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::*;
 
-#[cfg(not(any(target_arch = "riscv64", target_arch = "aarch64")))]
-compile_error!("viommu-boot runs on riscv64gc-unknown-none-elf and aarch64-unknown-none-softfloat");
+#[cfg(not(any(
+    target_arch = "riscv64",
+    target_arch = "aarch64",
+    target_arch = "x86_64"
+)))]
+compile_error!(
+    "viommu-boot runs on riscv64gc-unknown-none-elf, aarch64-unknown-none-softfloat and \
+     x86_64-unknown-none"
+);

@@ -7,8 +7,8 @@ mod stage;
 mod steps;
 mod tell;
 
+use crate::arch::Firmware;
 use crate::console::println;
-use crate::device_tree::MachineTree;
 use crate::logger;
 use crate::report::{EXIT_FAIL, EXIT_PASS};
 use stage::Stage;
@@ -34,11 +34,11 @@ pub fn wrong<T>(expected: &str, seen: impl core::fmt::Display) -> Told<T> {
 }
 
 /// Runs the tour, and returns the exit code.
-pub fn run(tree: &MachineTree) -> u32 {
+pub fn run(firmware: &Firmware) -> u32 {
     let steps = steps::STEPS.len();
     logger::show_requests_to_people();
     let mut passed = 0;
-    if let Err(wrong) = tour(tree, &mut passed) {
+    if let Err(wrong) = tour(firmware, &mut passed) {
         println!("    FAILED");
         println!("      expected      {}", wrong.expected);
         println!("      seen          {}", wrong.seen);
@@ -52,7 +52,7 @@ pub fn run(tree: &MachineTree) -> u32 {
     }
 }
 
-fn tour(tree: &MachineTree, passed: &mut usize) -> Told {
+fn tour(firmware: &Firmware, passed: &mut usize) -> Told {
     println!();
     println!(
         "A tour of virtio-iommu. The devices are QEMU's edu: a DMA engine that reads or writes up to"
@@ -63,7 +63,7 @@ fn tour(tree: &MachineTree, passed: &mut usize) -> Told {
     println!("Lines with -> are what the driver asked of the IOMMU, and what the answer was.");
     println!();
     println!("    The driver starts");
-    let mut stage = Stage::set(tree)?;
+    let mut stage = Stage::set(firmware)?;
     println!();
     println!("    The IOMMU, and who is behind it");
     stage.introduce();

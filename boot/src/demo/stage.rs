@@ -8,8 +8,8 @@ use virtio_iommu::{Bypass, Domain, EndpointId, Fault, Iommu, IovaRange, Options}
 
 use super::tell::{self, Ranges, Regions, say, say_words};
 use super::{Told, wrong};
+use crate::arch::{self, Firmware};
 use crate::buffer::{Buffer, Pattern};
-use crate::device_tree::MachineTree;
 use crate::edu::{self, Edu};
 use crate::machine::{FoundBy, Machine};
 use crate::platform::KernelPlatform;
@@ -66,8 +66,8 @@ pub struct Stage {
 
 impl Stage {
     /// Walks the bus, starts the driver, and prepares memory.
-    pub fn set(tree: &MachineTree) -> Told<Self> {
-        let mut machine = match Machine::discover(tree) {
+    pub fn set(firmware: &Firmware) -> Told<Self> {
+        let mut machine = match Machine::discover(firmware) {
             Ok(machine) => machine,
             Err(error) => return wrong("a machine with a PCI bus", format_args!("{error:?}")),
         };
@@ -141,7 +141,7 @@ impl Stage {
     pub fn introduce(&self) {
         let Some(iommu) = &self.iommu else { return };
         let how = match self.found_by {
-            FoundBy::DeviceTree => "described by the device tree",
+            FoundBy::Firmware => arch::DESCRIBED_BY,
             FoundBy::Scan => "found on the bus (1af4:1057), described by nobody",
             FoundBy::OwnTable => "found in a slot, described by nobody",
         };

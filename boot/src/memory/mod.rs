@@ -9,10 +9,7 @@ pub mod heap;
 
 use virtio_iommu::address::{PhysAddr, PhysRange};
 
-use dtoolkit::Node;
-use dtoolkit::fdt::Fdt;
-
-use crate::device_tree::MachineTree;
+use crate::arch::Firmware;
 
 const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -31,29 +28,10 @@ unsafe extern "C" {
 /// # Errors
 ///
 /// What is wrong, in words.
-pub fn init(machine: &MachineTree) -> Result<(), &'static str> {
+pub fn init(firmware: &Firmware) -> Result<(), &'static str> {
     let kernel_end = direct_map::phys_of_pointer(&raw const __kernel_end)
         .ok_or("the kernel does not run in the direct map")?;
-    let bank = bank_with(machine.tree, kernel_end)?;
-    let mut free = PhysRange::new(PhysAddr(kernel_end), bank.end())
-        .ok_or("no memory is left behind the kernel")?;
-    free = without(free, machine.place)?;
-    for taken in machine.tree.memory_reservations() {
-        if let Some(taken) = PhysRange::from_len(PhysAddr(taken.address()), taken.size()) {
-            free = without(free, taken)?;
-        }
-    }
-    for node in machine.tree.reserved_memory().into_iter().flatten() {
-        let Ok(Some(reg)) = node.reg() else { continue };
-        for reg in reg {
-            let (Ok(address), Ok(size)) = (reg.address::<u64>(), reg.size::<u64>()) else {
-                return Err("a reserved memory node has no readable address");
-            };
-            if let Some(taken) = PhysRange::from_len(PhysAddr(address), size) {
-                free = without(free, taken)?;
-            }
-        }
-    }
+    let free = firmware.free_memory(kernel_end)?;
 
     let start = free.start().0.next_multiple_of(PAGE);
     let end = free.end().0.saturating_add(1) / PAGE * PAGE;
@@ -74,28 +52,12 @@ pub fn init(machine: &MachineTree) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The bank of memory that an address is in.
-fn bank_with(tree: Fdt<'static>, address: u64) -> Result<PhysRange, &'static str> {
-    for node in tree.root().children() {
-        if node.name_without_address() != "memory" {
-            continue;
-        }
-        let Ok(Some(reg)) = node.reg() else { continue };
-        for reg in reg {
-            let (Ok(start), Ok(size)) = (reg.address::<u64>(), reg.size::<u64>()) else {
-                continue;
-            };
-            match PhysRange::from_len(PhysAddr(start), size) {
-                Some(bank) if bank.contains(PhysAddr(address)) => return Ok(bank),
-                _ => {}
-            }
-        }
-    }
-    Err("the device tree does not describe the memory that the kernel is in")
-}
-
 /// The larger part of `free` that is not `taken`.
-fn without(free: PhysRange, taken: PhysRange) -> Result<PhysRange, &'static str> {
+///
+/// # Errors
+///
+/// That nothing is left, in words.
+pub fn without(free: PhysRange, taken: PhysRange) -> Result<PhysRange, &'static str> {
     if !free.overlaps(&taken) {
         return Ok(free);
     }

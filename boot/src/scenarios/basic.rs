@@ -5,9 +5,8 @@ use virtio_iommu::{
 };
 
 use super::lab::{self, Baseline, Lab, SHUT_DOWN_CHECKS, buffer, copy, done, shut_down};
-use crate::arch;
+use crate::arch::{self, Firmware};
 use crate::buffer::Pattern;
-use crate::device_tree::MachineTree;
 use crate::edu::{self, Edu, MAX_TRANSFER};
 use crate::machine::FoundBy;
 use crate::platform::KernelPlatform;
@@ -15,13 +14,13 @@ use crate::refusal::{NO_DOMAIN, NO_MAPPING, Refusal, no_fault};
 use crate::report::{Checked, Report};
 
 /// `basic`: everything, with the facts of the device as QEMU has them by default.
-pub fn run(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
     report.plan(3 + FACTS_CHECKS + CYCLE_CHECKS + SHUT_DOWN_CHECKS);
-    let mut lab = Lab::open(report, tree, 1)?;
+    let mut lab = Lab::open(report, firmware, 1)?;
     report.equal(
-        "iommu_is_found_in_the_device_tree",
+        "iommu_is_described_by_the_firmware",
         lab.machine.found_by,
-        FoundBy::DeviceTree,
+        FoundBy::Firmware,
     );
     let endpoint = lab.endpoints(report)?[0];
     let function = u32::from(lab.edus[0].function().0);
@@ -37,6 +36,7 @@ pub fn run(report: &mut Report, tree: &MachineTree) -> Checked {
 pub fn default_input_end() -> u64 {
     match arch::NAME {
         "aarch64" => (1 << 48) - 1,
+        "x86_64" => (1 << 39) - 1,
         _ => u64::MAX,
     }
 }
@@ -197,11 +197,11 @@ pub fn cycle(
 }
 
 /// `boot-bypass-off`: an IOMMU that protects from the first moment, before any driver.
-pub fn boot_bypass_off(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn boot_bypass_off(report: &mut Report, firmware: &Firmware) -> Checked {
     const OLD: Pattern = Pattern::Seed(0x5eed_0003);
     const NEW: Pattern = Pattern::Seed(0x5eed_0004);
     report.plan(2 + 5 + CYCLE_CHECKS + SHUT_DOWN_CHECKS);
-    let mut lab = Lab::open(report, tree, 1)?;
+    let mut lab = Lab::open(report, firmware, 1)?;
     let endpoint = lab.endpoints(report)?[0];
     let target = buffer(report, 4096, OLD)?;
     let before = Baseline::now();

@@ -7,8 +7,8 @@ use virtio_iommu::{EndpointId, PhysAddr};
 
 use super::basic::{CYCLE_CHECKS, FACTS_CHECKS, cycle, facts};
 use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, buffer, done, shut_down};
+use crate::arch::Firmware;
 use crate::buffer::Pattern;
-use crate::device_tree::MachineTree;
 use crate::machine::{self, FoundBy};
 use crate::platform::KernelHal;
 use crate::refusal::{NO_DOMAIN, Refusal};
@@ -17,9 +17,9 @@ use crate::report::{Checked, Report};
 const OLD: Pattern = Pattern::Seed(0xb05e_0001);
 
 /// `root-port`: an endpoint behind a bridge has the id that our walk gave it.
-pub fn root_port(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn root_port(report: &mut Report, firmware: &Firmware) -> Checked {
     report.plan(5 + CYCLE_CHECKS + SHUT_DOWN_CHECKS);
-    let mut lab = Lab::open(report, tree, 1)?;
+    let mut lab = Lab::open(report, firmware, 1)?;
     let function = lab.edus[0].function();
     let bridge = lab.machine.pci.function(function);
     let bridge = bridge.and_then(|edu| lab.machine.pci.function(edu.parent?));
@@ -45,9 +45,9 @@ pub fn root_port(report: &mut Report, tree: &MachineTree) -> Checked {
 }
 
 /// `mmio`: an IOMMU that no firmware describes, on virtio-mmio, with a table of the kernel's own.
-pub fn mmio(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn mmio(report: &mut Report, firmware: &Firmware) -> Checked {
     report.plan(3 + FACTS_CHECKS + CYCLE_CHECKS + SHUT_DOWN_CHECKS);
-    let mut lab = Lab::open(report, tree, 1)?;
+    let mut lab = Lab::open(report, firmware, 1)?;
     report.equal(
         "no_firmware_describes_it",
         lab.machine.found_by,
@@ -68,9 +68,9 @@ pub fn mmio(report: &mut Report, tree: &MachineTree) -> Checked {
 }
 
 /// `not-behind`: some devices are not behind the IOMMU, which is an answer.
-pub fn not_behind(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn not_behind(report: &mut Report, firmware: &Firmware) -> Checked {
     report.plan(12 + SHUT_DOWN_CHECKS);
-    let mut lab = Lab::open(report, tree, 1)?;
+    let mut lab = Lab::open(report, firmware, 1)?;
     let function = lab.edus[0].function();
     let endpoint = EndpointId(u32::from(function.0));
     let iommu_function = lab.iommu_function(report)?;

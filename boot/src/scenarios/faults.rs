@@ -3,8 +3,8 @@
 use virtio_iommu::{Access, MapOptions};
 
 use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, buffer, copy, done, shut_down};
+use crate::arch::Firmware;
 use crate::buffer::Pattern;
-use crate::device_tree::MachineTree;
 use crate::edu::{self, MAX_TRANSFER};
 use crate::refusal::{NO_DOMAIN, NO_MAPPING, Refusal, drain, no_fault};
 use crate::report::{Checked, Report};
@@ -16,9 +16,9 @@ const SECRET: Pattern = Pattern::Seed(0xfa17_0002);
 const LEN: usize = 64;
 
 /// `faults`: unmapped, read-only, write-only, over the edge, unattached after the lock-down.
-pub fn run(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
     report.plan(21 + SHUT_DOWN_CHECKS);
-    let mut lab = Lab::open(report, tree, 1)?;
+    let mut lab = Lab::open(report, firmware, 1)?;
     let endpoint = lab.endpoints(report)?[0];
     let before = Baseline::now();
     let secret = buffer(report, 4096, SECRET)?;

@@ -3,8 +3,8 @@
 use virtio_iommu::{Access, Iova};
 
 use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, buffer, copy, done, shut_down};
+use crate::arch::Firmware;
 use crate::buffer::Pattern;
-use crate::device_tree::MachineTree;
 use crate::edu::MAX_TRANSFER;
 use crate::refusal::{NO_MAPPING, Refusal, no_fault};
 use crate::report::{Checked, Report};
@@ -18,9 +18,9 @@ const SHARED: Iova = Iova(0x10_0000);
 const SOURCE: [Iova; 2] = [Iova(0x20_0000), Iova(0x30_0000)];
 
 /// `two-domains`: neither endpoint sees the other's mappings.
-pub fn two_domains(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn two_domains(report: &mut Report, firmware: &Firmware) -> Checked {
     report.plan(14 + SHUT_DOWN_CHECKS);
-    let mut lab = Lab::open(report, tree, 2)?;
+    let mut lab = Lab::open(report, firmware, 2)?;
     let endpoints = lab.endpoints(report)?;
     let ids = [endpoints[0], endpoints[1]];
     drop(endpoints);

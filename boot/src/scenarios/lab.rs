@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 use virtio_iommu::topology::{IommuLocation, RequesterId};
 use virtio_iommu::{DomainRange, EndpointId, Iommu, Options};
 
+use crate::arch::Firmware;
 use crate::buffer::{Buffer, Pattern};
-use crate::device_tree::MachineTree;
 use crate::edu::{Edu, EduError};
 use crate::machine::Machine;
 use crate::memory::{frames, heap};
@@ -40,8 +40,8 @@ impl Baseline {
 
 impl Lab {
     /// Walks the bus, and expects a number of `edu` devices.
-    pub fn open(report: &mut Report, tree: &MachineTree, edus: usize) -> Checked<Self> {
-        let machine = Machine::discover(tree);
+    pub fn open(report: &mut Report, firmware: &Firmware, edus: usize) -> Checked<Self> {
+        let machine = Machine::discover(firmware);
         let mut machine = report.need("machine", machine)?;
         let found = report.need("edu", Edu::all(&mut machine))?;
         if found.len() != edus {

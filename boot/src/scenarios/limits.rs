@@ -8,8 +8,8 @@ use virtio_iommu::{
 
 use super::basic::{CYCLE_CHECKS, FACTS_CHECKS, cycle, default_input_end, facts};
 use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, buffer, copy, done, shut_down};
+use crate::arch::Firmware;
 use crate::buffer::Pattern;
-use crate::device_tree::MachineTree;
 use crate::edu::{self, MAX_TRANSFER};
 use crate::refusal::{NO_MAPPING, Refusal};
 use crate::report::{Checked, Report};
@@ -18,10 +18,10 @@ const DATA: Pattern = Pattern::Seed(0x1117_0001);
 const OLD: Pattern = Pattern::Seed(0x1117_0002);
 
 /// `aw-bits-39`: an IOMMU with 39 bits of address.
-pub fn aw_bits_39(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn aw_bits_39(report: &mut Report, firmware: &Firmware) -> Checked {
     const END: u64 = (1 << 39) - 1;
     report.plan(9 + FACTS_CHECKS + SHUT_DOWN_CHECKS);
-    let mut lab = Lab::open(report, tree, 1)?;
+    let mut lab = Lab::open(report, firmware, 1)?;
     let endpoint = lab.endpoints(report)?[0];
     let source = buffer(report, 4096, DATA)?;
     let mut target = buffer(report, 4096, OLD)?;
@@ -75,10 +75,10 @@ pub fn aw_bits_39(report: &mut Report, tree: &MachineTree) -> Checked {
 }
 
 /// `granule-64k`: mappings come in units of 64 KiB.
-pub fn granule_64k(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn granule_64k(report: &mut Report, firmware: &Firmware) -> Checked {
     const GRANULE: usize = 0x1_0000;
     report.plan(7 + FACTS_CHECKS + CYCLE_CHECKS + SHUT_DOWN_CHECKS);
-    let mut lab = Lab::open(report, tree, 1)?;
+    let mut lab = Lab::open(report, firmware, 1)?;
     let endpoint = lab.endpoints(report)?[0];
     let memory = buffer(report, 2 * GRANULE, OLD)?;
     let before = Baseline::now();
@@ -129,9 +129,9 @@ pub fn granule_64k(report: &mut Report, tree: &MachineTree) -> Checked {
 }
 
 /// `iommu-platform`: the IOMMU offers ACCESS_PLATFORM for its own rings.
-pub fn iommu_platform(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn iommu_platform(report: &mut Report, firmware: &Firmware) -> Checked {
     report.plan(3 + CYCLE_CHECKS + SHUT_DOWN_CHECKS);
-    let mut lab = Lab::open(report, tree, 1)?;
+    let mut lab = Lab::open(report, firmware, 1)?;
     let endpoint = lab.endpoints(report)?[0];
     let before = Baseline::now();
     let iommu = lab.start(report)?;
@@ -146,7 +146,7 @@ pub fn iommu_platform(report: &mut Report, tree: &MachineTree) -> Checked {
 }
 
 /// `reserved-regions`: addresses that belong to nobody.
-pub fn reserved_regions(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn reserved_regions(report: &mut Report, firmware: &Firmware) -> Checked {
     const RESERVED: (u64, u64) = (0x0800_0000, 0x080f_ffff);
     const MSI: (u64, u64) = (0x0a00_0000, 0x0a0f_ffff);
     const MIB: usize = 1 << 20;
@@ -155,7 +155,7 @@ pub fn reserved_regions(report: &mut Report, tree: &MachineTree) -> Checked {
     const MAPPINGS: usize = 48;
     report.plan(10 + SHUT_DOWN_CHECKS);
     let range = |(start, end)| IovaRange::new(Iova(start), Iova(end));
-    let mut lab = Lab::open(report, tree, 1)?;
+    let mut lab = Lab::open(report, firmware, 1)?;
     let endpoint = lab.endpoints(report)?[0];
     let large = buffer(report, MIB, OLD)?;
     let page = large.part(0, 4096);

@@ -14,9 +14,14 @@
 //! | `root-port` | IOMMU, `edu` behind a `pcie-root-port` |
 //! | `mmio` | IOMMU on virtio-mmio, `edu` |
 //! | `not-behind` | IOMMU, `edu`, entropy device on virtio-mmio |
+//! | `clock` | `edu` |
+//! | `config-ports` (x86_64) | any |
 
 mod basic;
 mod bus;
+mod clock;
+#[cfg(target_arch = "x86_64")]
+mod config_ports;
 mod faults;
 mod isolation;
 mod lab;
@@ -26,12 +31,12 @@ mod restart;
 mod selftest;
 mod statuses;
 
+use crate::arch::Firmware;
 use crate::console::println;
-use crate::device_tree::MachineTree;
 use crate::report::{Checked, EXIT_FAIL, Report};
 
 /// Runs the checks of a scenario.
-type Scenario = fn(&mut Report, &MachineTree) -> Checked;
+type Scenario = fn(&mut Report, &Firmware) -> Checked;
 
 /// Every scenario.
 const SCENARIOS: &[(&str, Scenario)] = &[
@@ -50,6 +55,9 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("event-overflow", pipeline::event_overflow),
     ("statuses", statuses::run),
     ("not-behind", bus::not_behind),
+    ("clock", clock::run),
+    #[cfg(target_arch = "x86_64")]
+    ("config-ports", config_ports::run),
     ("selftest-pass", selftest::pass),
     ("selftest-fail", selftest::fail),
     ("selftest-panic", selftest::panic),
@@ -64,7 +72,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
 ];
 
 /// Runs a scenario, and returns the exit code.
-pub fn run(name: &str, tree: &MachineTree) -> u32 {
+pub fn run(name: &str, firmware: &Firmware) -> u32 {
     let mut report = Report::begin();
     let Some((_, scenario)) = SCENARIOS.iter().find(|(known, _)| *known == name) else {
         report.plan(1);
@@ -75,7 +83,7 @@ pub fn run(name: &str, tree: &MachineTree) -> u32 {
         return report.end();
     };
     println!("scenario {name}");
-    if scenario(&mut report, tree).is_err() {
+    if scenario(&mut report, firmware).is_err() {
         println!("scenario {name}: stopped early");
         let _ = report.end();
         return EXIT_FAIL;

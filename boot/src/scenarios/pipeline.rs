@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use virtio_iommu::{Access, Iova, IovaRange, MapOptions, PhysRange};
 
 use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, buffer, done, shut_down};
+use crate::arch::Firmware;
 use crate::buffer::Pattern;
-use crate::device_tree::MachineTree;
 use crate::edu::{self, MAX_TRANSFER};
 use crate::logger;
 use crate::refusal::{NO_MAPPING, Refusal, drain, no_fault};
@@ -17,12 +17,12 @@ const DATA: Pattern = Pattern::Seed(0x64b0_0001);
 const OLD: Pattern = Pattern::Seed(0x64b0_0002);
 
 /// `batch-64`: 64 mappings with one notification; the host side counts it.
-pub fn batch_64(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn batch_64(report: &mut Report, firmware: &Firmware) -> Checked {
     const COUNT: usize = 64;
     /// The ones that DMA goes through: the ends, and one in the middle.
     const TRIED: [usize; 3] = [0, 31, COUNT - 1];
     report.plan(13 + SHUT_DOWN_CHECKS);
-    let mut lab = Lab::open(report, tree, 1)?;
+    let mut lab = Lab::open(report, firmware, 1)?;
     let endpoint = lab.endpoints(report)?[0];
     let source = buffer(report, 4096, DATA)?;
     // Every second page is mapped, so that no two of the mappings are neighbours in memory.
@@ -98,12 +98,12 @@ pub fn batch_64(report: &mut Report, tree: &MachineTree) -> Checked {
 }
 
 /// `event-overflow`: more faults than the queue has buffers; some are lost, the queue is not.
-pub fn event_overflow(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn event_overflow(report: &mut Report, firmware: &Firmware) -> Checked {
     /// One fault per word.
     const FAULTS: usize = MAX_TRANSFER / 4;
     const START: u64 = 0x40_0000;
     report.plan(14 + SHUT_DOWN_CHECKS);
-    let mut lab = Lab::open(report, tree, 1)?;
+    let mut lab = Lab::open(report, firmware, 1)?;
     let endpoint = lab.endpoints(report)?[0];
     let before = Baseline::now();
     let iommu = lab.start(report)?;

@@ -5,8 +5,8 @@ use core::mem::forget;
 use virtio_iommu::{Access, Domain, DomainId, DomainRange, EndpointId, FaultReason, Iommu, Iova};
 
 use super::lab::{Lab, buffer, copy, done};
+use crate::arch::Firmware;
 use crate::buffer::{Buffer, Pattern};
-use crate::device_tree::MachineTree;
 use crate::edu::{Edu, MAX_TRANSFER};
 use crate::platform::KernelPlatform;
 use crate::refusal::{NO_DOMAIN, NO_MAPPING, Refusal, no_fault};
@@ -24,9 +24,9 @@ const SOURCE: Iova = Iova(0x30_0000);
 /// `restart`: three drivers in one life of the machine; the first two leave everything behind.
 ///
 /// QEMU keeps attachments and mappings over a reset of the device, and `bypass = 0`, too.
-pub fn run(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
     report.plan(28);
-    let mut lab = Lab::open(report, tree, 2)?;
+    let mut lab = Lab::open(report, firmware, 2)?;
     let endpoints = lab.endpoints(report)?;
     let (a, b) = (endpoints[0], endpoints[1]);
     drop(endpoints);

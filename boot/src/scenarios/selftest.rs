@@ -5,9 +5,8 @@
 use core::hint;
 use core::sync::atomic::Ordering;
 
-use crate::arch;
+use crate::arch::{self, Firmware};
 use crate::console;
-use crate::device_tree::MachineTree;
 use crate::memory::direct_map;
 use crate::report::{Checked, EXIT_PASS, Report};
 use crate::trap::TRAP_IN_HANDLER;
@@ -15,7 +14,7 @@ use crate::trap::TRAP_IN_HANDLER;
 static LANDMARK: u64 = 0x7669_6f6d_6d75_2121;
 
 /// All is well; and a physical address is no pointer, a pointer no physical address.
-pub fn pass(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn pass(report: &mut Report, firmware: &Firmware) -> Checked {
     report.plan(6);
     report.that("arithmetic_works", hint::black_box(1) + 1 == 2);
     let phys = direct_map::phys_of_static(&LANDMARK);
@@ -25,10 +24,11 @@ pub fn pass(report: &mut Report, tree: &MachineTree) -> Checked {
         "its_addresses_are_translated",
         arch::translates(virt as usize),
     );
-    // The kernel, the device tree, low memory, the end of the lower half of the address space.
+    // The kernel, the device tree or start info, low memory, the end of the lower half of all
+    // addresses.
     let identity = [
         phys,
-        tree.place.start().0,
+        firmware.place.start().0,
         0,
         0x1000,
         0x10_0000,
@@ -48,7 +48,7 @@ pub fn pass(report: &mut Report, tree: &MachineTree) -> Checked {
 }
 
 /// A check fails.
-pub fn fail(report: &mut Report, _tree: &MachineTree) -> Checked {
+pub fn fail(report: &mut Report, _firmware: &Firmware) -> Checked {
     report.plan(3);
     report.that("before_the_failure", true);
     report.equal("two_and_two_is_five", hint::black_box(2) + 2, 5);
@@ -57,14 +57,14 @@ pub fn fail(report: &mut Report, _tree: &MachineTree) -> Checked {
 }
 
 /// The kernel panics.
-pub fn panic(report: &mut Report, _tree: &MachineTree) -> Checked {
+pub fn panic(report: &mut Report, _firmware: &Firmware) -> Checked {
     report.plan(2);
     report.that("before_the_panic", true);
     panic!("a panic,\non purpose");
 }
 
 /// A physical address is used as a pointer.
-pub fn trap(report: &mut Report, _tree: &MachineTree) -> Checked {
+pub fn trap(report: &mut Report, _firmware: &Firmware) -> Checked {
     report.plan(2);
     report.that("before_the_trap", true);
     let pointer = direct_map::phys_of_static(&LANDMARK) as *const u64;
@@ -75,13 +75,13 @@ pub fn trap(report: &mut Report, _tree: &MachineTree) -> Checked {
 }
 
 /// The trap handler traps, too.
-pub fn triple_fault(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn triple_fault(report: &mut Report, firmware: &Firmware) -> Checked {
     TRAP_IN_HANDLER.store(true, Ordering::Relaxed);
-    trap(report, tree)
+    trap(report, firmware)
 }
 
 /// The kernel never comes back.
-pub fn hang(report: &mut Report, _tree: &MachineTree) -> Checked {
+pub fn hang(report: &mut Report, _firmware: &Firmware) -> Checked {
     report.plan(2);
     report.that("before_the_hang", true);
     loop {
@@ -90,7 +90,7 @@ pub fn hang(report: &mut Report, _tree: &MachineTree) -> Checked {
 }
 
 /// The firmware switches the machine off before the end of the record.
-pub fn firmware_off(report: &mut Report, _tree: &MachineTree) -> Checked {
+pub fn firmware_off(report: &mut Report, _firmware: &Firmware) -> Checked {
     report.plan(2);
     report.that("before_the_power_off", true);
     arch::firmware_power_off();
@@ -99,7 +99,7 @@ pub fn firmware_off(report: &mut Report, _tree: &MachineTree) -> Checked {
 }
 
 /// The output stops in the middle of a record, and the exit code claims success.
-pub fn truncated(report: &mut Report, _tree: &MachineTree) -> Checked {
+pub fn truncated(report: &mut Report, _firmware: &Firmware) -> Checked {
     report.plan(3);
     report.that("before_the_cut", true);
     console::truncated_record("ok 2 this_li");
@@ -107,7 +107,7 @@ pub fn truncated(report: &mut Report, _tree: &MachineTree) -> Checked {
 }
 
 /// The end counts more checks than there were, and the exit code claims success.
-pub fn miscount(report: &mut Report, _tree: &MachineTree) -> Checked {
+pub fn miscount(report: &mut Report, _firmware: &Firmware) -> Checked {
     report.plan(3);
     report.that("one", true);
     report.that("two", true);
@@ -116,7 +116,7 @@ pub fn miscount(report: &mut Report, _tree: &MachineTree) -> Checked {
 }
 
 /// A perfect record, and exit code 0.
-pub fn exit_zero(report: &mut Report, _tree: &MachineTree) -> Checked {
+pub fn exit_zero(report: &mut Report, _firmware: &Firmware) -> Checked {
     report.plan(1);
     report.that("a_perfect_record", true);
     console::record(format_args!("end 1 passed 0 failed 0 skipped"));
@@ -124,6 +124,6 @@ pub fn exit_zero(report: &mut Report, _tree: &MachineTree) -> Checked {
 }
 
 /// Exit code 33, and no record at all.
-pub fn silent(_report: &mut Report, _tree: &MachineTree) -> Checked {
+pub fn silent(_report: &mut Report, _firmware: &Firmware) -> Checked {
     arch::exit(EXIT_PASS)
 }

@@ -7,8 +7,8 @@ use virtio_iommu::{
 };
 
 use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, buffer, shut_down};
+use crate::arch::Firmware;
 use crate::buffer::Pattern;
-use crate::device_tree::MachineTree;
 use crate::logger;
 use crate::platform::KernelPlatform;
 use crate::report::{Checked, Report};
@@ -18,9 +18,9 @@ const NOBODY: EndpointId = EndpointId(0xffff);
 
 /// `statuses`: what the device refuses arrives with its status, and what the specification
 /// forbids never reaches the device.
-pub fn run(report: &mut Report, tree: &MachineTree) -> Checked {
+pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
     report.plan(20 + SHUT_DOWN_CHECKS);
-    let mut lab = Lab::open(report, tree, 1)?;
+    let mut lab = Lab::open(report, firmware, 1)?;
     let endpoint = lab.endpoints(report)?[0];
     let memory = buffer(report, 4 * 4096, Pattern::Byte(0))?;
     let page = memory.part(0, 4096);

@@ -6,15 +6,19 @@ mod trap;
 
 use core::arch::asm;
 
-use dtoolkit::fdt::Fdt;
 use qemu_exit::QEMUExit;
 
 pub use console::Console;
 pub use entry::{DIRECT_MAP, mapped, translates};
 pub use trap::install_traps;
 
+pub use crate::device_tree::MachineTree as Firmware;
+
 /// The architecture in words.
 pub const NAME: &str = "aarch64";
+
+/// How the machine is described, in words.
+pub const DESCRIBED_BY: &str = "described by the device tree";
 
 /// Kernels in the ELF format get nothing in `x0`; the `virt` machine puts the device tree at the
 /// start of memory.
@@ -29,7 +33,7 @@ pub fn ticks() -> u64 {
 }
 
 /// How fast [`ticks`] counts.
-pub fn ticks_per_second(_tree: Fdt<'_>) -> Option<u64> {
+pub fn ticks_per_second(_firmware: &Firmware) -> Option<u64> {
     let frequency: u64;
     // SAFETY: reads a register that describes the counter.
     unsafe { asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack)) };

@@ -6,7 +6,6 @@ mod trap;
 
 use core::arch::asm;
 
-use dtoolkit::fdt::Fdt;
 use dtoolkit::{Node, Property};
 use qemu_exit::QEMUExit;
 
@@ -14,8 +13,13 @@ pub use console::Console;
 pub use entry::{DIRECT_MAP, mapped, translates};
 pub use trap::install_traps;
 
+pub use crate::device_tree::MachineTree as Firmware;
+
 /// The architecture in words.
 pub const NAME: &str = "riscv64";
+
+/// How the machine is described, in words.
+pub const DESCRIBED_BY: &str = "described by the device tree";
 
 /// The boot protocol hands the device tree over in `a1`; there is no other place to look.
 pub const DEVICE_TREE: Option<u64> = None;
@@ -32,8 +36,8 @@ pub fn ticks() -> u64 {
 }
 
 /// How fast [`ticks`] counts, as the device tree says.
-pub fn ticks_per_second(tree: Fdt<'_>) -> Option<u64> {
-    let cpus = tree.find_node("/cpus")?;
+pub fn ticks_per_second(firmware: &Firmware) -> Option<u64> {
+    let cpus = firmware.tree.find_node("/cpus")?;
     let value = cpus.property("timebase-frequency")?;
     let value = Property::value(&value);
     match *value {
