@@ -7,6 +7,7 @@
 //! | source | how |
 //! |---|---|
 //! | flattened device tree | `device_tree::from_device_tree` (feature `device-tree`) |
+//! | ACPI VIOT | [`viot::from_viot`] |
 //! | a table of the kernel's own | [`Topology::identity`], or [`Topology::add_iommu`] and its sisters |
 //! | nothing at all | [`Topology::scan`]: look for 1af4:1057, endpoint id = requester id |
 //!
@@ -29,6 +30,9 @@
 //! assert_eq!(table.pci(Segment(0), edu), behind);
 //! assert_eq!(table.pci(Segment(1), edu), Placement::NotBehind);
 //! ```
+//!
+//! Endpoints that cannot be told apart, because a bridge replaces their ids, form a group:
+//! [`groups::Groups`] finds them.
 //!
 //! Everything here reads what firmware and devices wrote. Nothing panics on it, every list and
 //! every loop has a bound, and what is skipped is reported as data.

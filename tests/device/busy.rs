@@ -26,7 +26,7 @@ fn ring(
 #[test]
 fn a_domain_that_gets_an_endpoint_is_busy_for_all_others() {
     let model = Model::new();
-    model.clock().set_step(1_000);
+    model.clock().for_threads();
     let iommu = start(&model, &[PLAIN, OTHER]);
     let domain = domain(&iommu, 4, &[PLAIN]);
     let at = map(&domain, phys(0x1_0000, GRANULE), RW).unwrap();
@@ -37,7 +37,10 @@ fn a_domain_that_gets_an_endpoint_is_busy_for_all_others() {
             std::thread::yield_now();
         }
         let before = model.request_count();
-        assert_eq!(map(&domain, phys(0x1_0000, GRANULE), RW), Err(MapError::Busy));
+        assert_eq!(
+            map(&domain, phys(0x1_0000, GRANULE), RW),
+            Err(MapError::Busy)
+        );
         assert_eq!(domain.unmap(at), Err(UnmapError::Busy));
         assert_eq!(domain.detach(endpoint(PLAIN)), Err(AttachError::Busy));
         assert_eq!(model.request_count(), before);
@@ -51,7 +54,7 @@ fn a_domain_that_gets_an_endpoint_is_busy_for_all_others() {
 #[test]
 fn the_last_endpoint_does_not_leave_while_mappings_change() {
     let model = Model::new();
-    model.clock().set_step(1_000);
+    model.clock().for_threads();
     let iommu = start(&model, &[PLAIN, OTHER]);
     let domain = domain(&iommu, 4, &[PLAIN]);
     model.answer_once(rig::is_map, Answer::late());
@@ -101,7 +104,7 @@ fn a_doorbell_that_the_device_refuses_leaves_nothing() {
 #[test]
 fn a_doorbell_that_is_given_back_while_the_domain_is_busy_is_not_lost() {
     let model = Model::new();
-    model.clock().set_step(1_000);
+    model.clock().for_threads();
     let iommu = start(&model, &[PLAIN, OTHER]);
     let domain = domain(&iommu, 4, &[PLAIN]);
     let bell = ring(&domain, PLAIN, DOORBELL, ANYWHERE).unwrap();
@@ -124,4 +127,24 @@ fn a_doorbell_that_is_given_back_while_the_domain_is_busy_is_not_lost() {
     domain.unmap_doorbell(again).unwrap();
     let rest = domain.mapped();
     assert_eq!(rest, 0, "a mapping that nobody can end");
+}
+
+#[test]
+fn gv_vq_6_a_shutdown_while_a_request_is_waited_for() {
+    let model = Model::new();
+    model.clock().for_threads();
+    let iommu = start(&model, &[PLAIN]);
+    let domain = domain(&iommu, 4, &[PLAIN]);
+    model.script(|_| Answer::late());
+    let result = std::thread::scope(|scope| {
+        let mapping = scope.spawn(|| map(&domain, phys(0x1_0000, GRANULE), RW));
+        while model.with(|d| d.waiting()) == 0 {
+            std::thread::yield_now();
+        }
+        iommu.shutdown().unwrap();
+        mapping.join().unwrap()
+    });
+    assert_eq!(result, Err(MapError::Exposed(RequestError::Unconfirmed)));
+    assert_eq!(domain.quarantined(), 1);
+    assert_eq!(model.ram().live_pages(), 0);
 }

@@ -3,12 +3,8 @@
 use crate::model::spec::{MAP_F_MMIO, MAP_F_WRITE, feature};
 use crate::model::unit::Mapping;
 use crate::model::{Model, OTHER, PLAIN, REGIONS, RESERVING};
-use crate::rig::{
-    GRANULE, TestDomain, domain, endpoint, iova, is_unmap, start,
-};
-use virtio_iommu::{
-    Doorbell, DoorbellError, Iova, MapError, PhysAddr, RequestError, UnmapError,
-};
+use crate::rig::{GRANULE, TestDomain, domain, endpoint, iova, is_unmap, start};
+use virtio_iommu::{Doorbell, DoorbellError, Iova, MapError, PhysAddr, RequestError, UnmapError};
 
 /// In no region of anybody.
 const DOORBELL: u64 = 0x2800_0040;
@@ -80,7 +76,10 @@ fn a_doorbell_in_a_reserved_region_is_refused() {
     }
     // The other endpoint has no such region.
     let doorbell = ring(&domain, PLAIN, REGIONS[0].start).unwrap();
-    assert_eq!(model.writes(PLAIN, doorbell.address()), Some(REGIONS[0].start));
+    assert_eq!(
+        model.writes(PLAIN, doorbell.address()),
+        Some(REGIONS[0].start)
+    );
     domain.unmap_doorbell(doorbell).unwrap();
 }
 
@@ -109,7 +108,10 @@ fn one_mapping_serves_all_until_the_last_one_leaves() {
 
     let (result, sent) = model.requests_during(|| domain.unmap_doorbell(first));
     assert_eq!((result, sent.len()), (Ok(()), 0));
-    assert_eq!(model.writes(OTHER, second.address()), Some(DOORBELL + 0x100));
+    assert_eq!(
+        model.writes(OTHER, second.address()),
+        Some(DOORBELL + 0x100)
+    );
     let (result, sent) = model.requests_during(|| domain.unmap_doorbell(second));
     assert_eq!(result, Ok(()));
     assert!(matches!(&sent[..], [request] if is_unmap(request)));

@@ -361,7 +361,10 @@ fn a_fault_between_the_last_look_and_the_permission_to_interrupt_is_not_missed()
         let received = iommu.fault_counters().received;
         let delivered = model.with(|d| d.events.delivered);
         let interrupted = model.with(|d| d.events.interrupts) > before;
-        assert!(received == delivered || interrupted, "{received} of {delivered}");
+        assert!(
+            received == delivered || interrupted,
+            "{received} of {delivered}"
+        );
         model.with(|d| d.report(RECORD));
         iommu.handle_interrupt();
     }
@@ -394,7 +397,7 @@ fn faults_and_requests_do_not_disturb_each_other() {
     let model = Model::new();
     let iommu = start(&model, &[PLAIN]);
     let domain = domain(&iommu, 64, &[PLAIN]);
-    model.clock().set_step(10_000);
+    model.clock().for_threads();
     let mut received = 0;
     std::thread::scope(|scope| {
         scope.spawn(|| {

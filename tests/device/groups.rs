@@ -8,9 +8,7 @@ use crate::rig::{
     self, GRANULE, RW, TestIommu, assert_clean, domain, endpoint, is_failed, map, map_at, phys,
     start, try_start_with,
 };
-use virtio_iommu::{
-    AttachError, EndpointId, MapError, Options, RequestError, StartError, Status,
-};
+use virtio_iommu::{AttachError, EndpointId, MapError, Options, RequestError, StartError, Status};
 
 const A: EndpointId = EndpointId(PLAIN);
 const B: EndpointId = EndpointId(OTHER);
@@ -77,7 +75,15 @@ fn a_group_of_which_one_stays_counts_as_attached() {
     let iommu = grouped(&model, &[&[A, B]]).unwrap();
     let domain = domain(&iommu, 4, &[PLAIN]);
     model.answer_once(
-        |r| matches!(r, Request::Detach { endpoint: OTHER, .. }),
+        |r| {
+            matches!(
+                r,
+                Request::Detach {
+                    endpoint: OTHER,
+                    ..
+                }
+            )
+        },
         Answer::status(status::DEVERR),
     );
     let error = domain.detach(A).unwrap_err();
@@ -131,5 +137,8 @@ fn without_groups_every_endpoint_is_alone() {
     let iommu = start(&model, &[PLAIN, OTHER]);
     let domain = domain(&iommu, 1, &[PLAIN]);
     assert_eq!(domain.endpoints(), 1);
-    assert_eq!(domain.detach(endpoint(OTHER)), Err(AttachError::NotAttached));
+    assert_eq!(
+        domain.detach(endpoint(OTHER)),
+        Err(AttachError::NotAttached)
+    );
 }

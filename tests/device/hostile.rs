@@ -231,9 +231,7 @@ fn work(model: &Model, iommu: &rig::TestIommu, steps: Vec<Step>) {
                 match step {
                     Step::Attach(id) => {
                         if domain.attach(endpoint(id)).is_ok() {
-                            let fits = |r: &Request| {
-                                matches!(r, Request::Attach { endpoint, .. } if *endpoint == id)
-                            };
+                            let fits = |r: &Request| matches!(r, Request::Attach { endpoint, .. } if *endpoint == id);
                             assert!(told_ok(model, from, fits), "attached");
                         }
                     }

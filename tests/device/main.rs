@@ -3,16 +3,24 @@
 
 #[path = "../model/mod.rs"]
 mod model;
+
+mod bench;
 mod rig;
 
-mod bring_up;
-mod mapping;
-mod probe;
 mod answers;
-mod faults;
-mod pipeline;
-mod hostile;
-mod random;
+mod bring_up;
 mod busy;
+mod config;
 mod doorbell;
+mod faults;
 mod groups;
+mod hostile;
+mod isolation;
+mod late;
+mod lock_down;
+mod mapping;
+mod pipeline;
+mod probe;
+mod random;
+mod stop;
+mod trace;

@@ -75,7 +75,9 @@ fn more_than_a_batch_takes_a_kick_per_batch() {
 #[test]
 fn a_single_request_takes_one_kick() {
     let (model, _iommu, domain) = wide();
-    let (at, used) = kicks(&model, || map(&domain, phys(0x1_0000, GRANULE), RW).unwrap());
+    let (at, used) = kicks(&model, || {
+        map(&domain, phys(0x1_0000, GRANULE), RW).unwrap()
+    });
     assert_eq!(used, 1);
     let (_, used) = kicks(&model, || domain.unmap(at).unwrap());
     assert_eq!(used, 1);
@@ -166,7 +168,10 @@ fn map_all_without_an_answer_at_each_place_leaves_only_that_one_in_doubt() {
             assert_eq!(error, MapError::Exposed(RequestError::Unconfirmed));
             assert_eq!((domain.mapped(), domain.quarantined()), (0, 1));
             let found = model.mappings(domain.id().0).unwrap();
-            assert_eq!(found.len(), usize::from(answer == Answer::done_never_told()));
+            assert_eq!(
+                found.len(),
+                usize::from(answer == Answer::done_never_told())
+            );
         }
     }
 }
@@ -259,8 +264,7 @@ fn threads_share_a_device_and_each_gets_its_own_answers() {
             d.knobs.mode = mode;
             d.knobs.order = Order::AnswerReversed;
         });
-        // Every thread moves the clock.
-        model.clock().set_step(10_000);
+        model.clock().for_threads();
         let iommu = start(&model, &[PLAIN, OTHER]);
         let shared = domain(&iommu, 256, &[PLAIN]);
         let own = domain(&iommu, 256, &[OTHER]);
@@ -301,7 +305,7 @@ fn threads_share_a_device_and_each_gets_its_own_answers() {
 #[test]
 fn endpoints_come_and_go_while_others_map() {
     let model = Model::new();
-    model.clock().set_step(10_000);
+    model.clock().for_threads();
     let iommu = start(&model, &[PLAIN, OTHER]);
     let domain = domain(&iommu, 64, &[PLAIN]);
     std::thread::scope(|scope| {

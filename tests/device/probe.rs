@@ -6,9 +6,7 @@ use crate::model::spec::{PROBE_T_RESV_MEM, RESV_MEM_VALUE_LEN, TAIL_LEN};
 use crate::model::unit::Region;
 use crate::model::{Model, PLAIN, REGIONS, RESERVING};
 use crate::rig::{self, assert_clean, is_failed, start, try_start};
-use virtio_iommu::{
-    EndpointError, EndpointId, ProbeError, RequestError, ReservedKind, StartError,
-};
+use virtio_iommu::{EndpointError, EndpointId, ProbeError, RequestError, ReservedKind, StartError};
 
 const MSI: ReservedKind = ReservedKind::Msi;
 const RESERVED: ReservedKind = ReservedKind::Reserved;

@@ -5,10 +5,11 @@ use virtio_iommu::{
     StartError,
 };
 
-use crate::model::Model;
 use crate::model::platform::ModelPlatform;
+use crate::model::registers::Access as Register;
 use crate::model::requests::Request;
 use crate::model::spec::status_bit;
+use crate::model::{Model, PLAIN};
 
 pub type TestIommu = Iommu<ModelPlatform>;
 pub type TestDomain = Domain<ModelPlatform>;
@@ -131,4 +132,36 @@ pub fn assert_clean(model: &Model) {
     let violations = model.violations().take();
     assert!(violations.is_empty(), "{violations:#?}");
     assert_eq!(model.ram().live_pages(), 0, "pages");
+}
+
+/// Starts a device that must be refused, within the given number of waits, and leaves nothing.
+pub fn refused(model: &Model, waits: u64) -> StartError {
+    let calls = model.clock().calls();
+    let accesses = model.with(|d| d.registers.accesses);
+    let error = try_start(model, &[PLAIN]).expect_err("a device that must be refused");
+    let calls = model.clock().calls() - calls;
+    let accesses = model.with(|d| d.registers.accesses) - accesses;
+    assert!(calls <= waits * ONE_WAIT + 10, "{calls} looks: {error}");
+    assert!(
+        accesses <= waits * 2 * ONE_WAIT + 1_000,
+        "{accesses}: {error}"
+    );
+    assert!(is_failed(model), "no FAILED after {error}");
+    assert_clean(model);
+    error
+}
+
+/// The same, before the device ever had a queue.
+pub fn refused_early(model: &Model) -> StartError {
+    let error = refused(model, 1);
+    let log = model.log();
+    let late = log.iter().find(|access| {
+        matches!(
+            access,
+            Register::QueueSet { .. } | Register::Notify(_) | Register::ConfigWrite { .. }
+        )
+    });
+    assert_eq!(late, None, "after {error}");
+    assert_eq!(model.request_count(), 0);
+    error
 }

@@ -57,7 +57,8 @@ fn play(script: &str, limit: Duration) -> Run {
 }
 
 const LONG: Duration = Duration::from_secs(60);
-const SHORT: Duration = Duration::from_secs(1);
+/// Long enough to say something first, on a busy machine too.
+const SHORT: Duration = Duration::from_secs(3);
 
 fn verdict(script: &str, limit: Duration) -> Vec<Reason> {
     judge(

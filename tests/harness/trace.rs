@@ -234,13 +234,47 @@ fn other_expectations() {
         )],
     );
     assert_eq!(find(&device, &guest, &EXPECT), []);
+    // One UNMAP for both mappings.
+    let done = "virtio_iommu_unmap_done domain=1 virt_start=0x1000 virt_end=0x2fff\n";
+    let device = change(
+        DEVICE,
+        &[
+            (
+                "unmap domain=1 virt_start=0x1000 virt_end=0x2fff\n",
+                "unmap domain=1 virt_start=0x1000 virt_end=0x4fff\n",
+            ),
+            (done, ""),
+            (
+                "virtio_iommu_unmap domain=1 virt_start=0x4000 virt_end=0x4fff\n",
+                done,
+            ),
+        ],
+    );
+    let guest = change(
+        GUEST,
+        &[
+            (
+                "unmap domain=1 virt_start=0x1000 virt_end=0x2fff",
+                "unmap domain=1 virt_start=0x1000 virt_end=0x4fff",
+            ),
+            (
+                "@viommu 1 req unmap domain=1 virt_start=0x4000 virt_end=0x4fff status=OK\n",
+                "",
+            ),
+        ],
+    );
+    let expect = Expect {
+        batches: &[(Kind::Unmap, 1)],
+        ..EXPECT
+    };
+    assert_eq!(find(&device, &guest, &expect), []);
     // QEMU itself wakes up a device that has its own thread.
     let woken = change(DEVICE, &[(NOTIFY, &NOTIFY.repeat(4))]);
     assert_eq!(
         find(&woken, GUEST, &EXPECT),
         [Finding::Kicks {
-            kicks: 11,
-            requests: 10
+            kicks: 4,
+            requests: 1
         }]
     );
     let expect = Expect {
@@ -253,7 +287,7 @@ fn other_expectations() {
         find(&again, GUEST, &expect),
         [Finding::Kicks {
             kicks: 12,
-            requests: 10
+            requests: 11
         }]
     );
     // The bypass is left alone, and may not be touched.
@@ -416,7 +450,7 @@ fn restart() {
             .expect("a start");
         text[from..].to_owned()
     };
-    let detach = "virtio_iommu_detach domain=1 endpoint=16\nvirtio_iommu_detach_endpoint_from_domain domain=1 endpoint=16\nvirtio_iommu_put_domain Free domain=1\nvirtio_iommu_put_endpoint Free endpoint=16\n";
+    let detach = "virtio_queue_notify vdev 0x557c n 0 vq 0x7f00\nvirtio_iommu_detach domain=1 endpoint=16\nvirtio_iommu_detach_endpoint_from_domain domain=1 endpoint=16\nvirtio_iommu_put_domain Free domain=1\nvirtio_iommu_put_endpoint Free endpoint=16\n";
     let forgotten = change(
         DEVICE,
         &[

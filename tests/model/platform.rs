@@ -45,6 +45,13 @@ impl Clock {
         self.step.store(ns, Ordering::Relaxed);
     }
 
+    /// Slow enough for several threads that wait for each other, each moving the clock: a wait of
+    /// a second takes a thousand million looks, of which no test sees the end.
+    pub fn for_threads(&self) {
+        self.set_step(1);
+        self.set_limit(u64::MAX);
+    }
+
     /// Lets time pass without a look.
     pub fn advance(&self, ns: u64) {
         self.now.fetch_add(ns, Ordering::Relaxed);
@@ -79,6 +86,9 @@ impl Clock {
             panic!("a wait without limit: the clock was read {calls} times");
         }
         let step = self.step.load(Ordering::Relaxed);
+        if limit == u64::MAX && calls.is_multiple_of(16) {
+            std::thread::yield_now();
+        }
         self.now.fetch_add(step, Ordering::Relaxed) + step
     }
 }

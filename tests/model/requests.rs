@@ -133,8 +133,14 @@ impl Device {
     /// Puts the first held answers into the ring.
     pub fn release(&mut self, most: usize) -> usize {
         let count = most.min(self.held.len());
-        let released: Vec<Held> = self.held.drain(..count).collect();
-        for held in released {
+        (0..count).for_each(|_| self.release_one(0));
+        count
+    }
+
+    /// Puts one held answer into the ring, out of turn.
+    pub fn release_one(&mut self, index: usize) {
+        if index < self.held.len() {
+            let held = self.held.remove(index);
             let outcome = match held.outcome {
                 Some(outcome) => outcome,
                 None => self.carry_out(&held.chain, held.seen),
@@ -145,7 +151,6 @@ impl Device {
                 outcome,
             });
         }
-        count
     }
 
     fn treat(&mut self, chain: Chain) -> Option<Ready> {

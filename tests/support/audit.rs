@@ -182,15 +182,8 @@ impl Auditor<'_> {
             (Event::Detach { domain, endpoint }, _) => self.book.detach(domain, endpoint, found),
             (Event::Map { domain, mapping }, _) => self.book.map(domain, mapping),
             (Event::Unmap { domain, range }, _) => {
-                let whole = self.config.map(|config| config.input);
                 let outcome = self.book.unmap(domain, range, found);
-                // Only the purge of a domain id may find nothing to remove.
-                if outcome.status == Status::Ok
-                    && outcome.effects.is_empty()
-                    && Some(range) != whole
-                {
-                    self.findings.push(Finding::EmptyUnmap { line });
-                }
+                self.unmapped(line, range, &outcome);
                 outcome
             }
             _ => return Err(disagreement(Some(guest), device)),
@@ -214,6 +207,33 @@ impl Auditor<'_> {
             self.forbid_if(clash, line, Rule::Reserved);
         }
         Ok(())
+    }
+
+    /// What an UNMAP removed must be what it names; only the purge of a domain id names all there can be.
+    fn unmapped(&mut self, line: usize, range: Range, outcome: &Outcome) {
+        let purge = self.config.is_some_and(|config| config.input == range);
+        if purge || outcome.status != Status::Ok {
+            return;
+        }
+        let removed = |event: &Event| match event {
+            Event::UnmapDone { range, .. } => Some(*range),
+            _ => None,
+        };
+        let start = outcome
+            .effects
+            .iter()
+            .filter_map(removed)
+            .map(|range| range.start);
+        let end = outcome
+            .effects
+            .iter()
+            .filter_map(removed)
+            .map(|range| range.end);
+        match (start.min(), end.max()) {
+            (Some(start), Some(end)) if (Range { start, end }) == range => {}
+            (None, _) => self.findings.push(Finding::EmptyUnmap { line }),
+            _ => self.findings.push(Finding::LooseUnmap { line }),
+        }
     }
 
     fn probe(&mut self, line: usize, endpoint: u32, regions: &[(u32, Range)]) -> Result<(), Stop> {

@@ -36,6 +36,11 @@ pub enum Finding {
         /// Line of the trace.
         line: usize,
     },
+    /// An UNMAP that begins or ends where no mapping does: it takes away more than was given.
+    LooseUnmap {
+        /// Line of the trace.
+        line: usize,
+    },
     /// A request that the device takes and the specification forbids.
     Forbidden {
         /// Line of the trace.
@@ -69,11 +74,12 @@ pub enum Finding {
     },
     /// No kick carried this many requests of this kind.
     NoBatch(Kind, usize),
-    /// More notifications of the request queue than requests.
+    /// More notifications of the request queue than requests: of those that leave no trace, or of all where the device
+    /// works in a thread of its own.
     Kicks {
-        /// Notifications.
+        /// Notifications, without a request in the trace.
         kicks: usize,
-        /// Requests.
+        /// Requests that they can have been for.
         requests: usize,
     },
     /// The device refused something where it should not, or (false) refused nothing where it should.
@@ -142,6 +148,10 @@ impl fmt::Display for Finding {
                 "trace line {line}: the device did {found:?} and should have done {expected:?}"
             ),
             Self::EmptyUnmap { line } => write!(f, "trace line {line}: an UNMAP of nothing"),
+            Self::LooseUnmap { line } => write!(
+                f,
+                "trace line {line}: an UNMAP of more than the mappings that it removed"
+            ),
             Self::Forbidden { line, rule } => {
                 write!(f, "trace line {line}: forbidden by the rule {rule:?}")
             }
@@ -166,7 +176,10 @@ impl fmt::Display for Finding {
                 write!(f, "no kick made the device do {count} requests {kind:?}")
             }
             Self::Kicks { kicks, requests } => {
-                write!(f, "{kicks} notifications for {requests} requests")
+                write!(
+                    f,
+                    "{kicks} notifications that can be for {requests} requests only"
+                )
             }
             Self::Refusals(true) => write!(f, "the device refused a request"),
             Self::Refusals(false) => write!(f, "the device refused no request"),

@@ -42,11 +42,7 @@ pub fn tally(trace: &Trace, guest: &[(usize, Request)], expect: &Expect) -> Vec<
             findings.push(Finding::NoBatch(kind, count));
         }
     }
-    let (kicks, requests) = (trace.kicks(0), guest.len());
-    let own = if expect.in_thread { expect.starts } else { 0 };
-    if kicks > requests + own {
-        findings.push(Finding::Kicks { kicks, requests });
-    }
+    findings.extend(kicks(trace, &batches, guest, expect));
     let whole = trace.config().map(|config| config.input);
     let refused = guest.iter().any(|(_, request)| match request.body {
         Body::Unmap { range, .. } if Some(range) == whole => {
@@ -60,18 +56,49 @@ pub fn tally(trace: &Trace, guest: &[(usize, Request)], expect: &Expect) -> Vec<
     findings
 }
 
+/// A notification for nothing costs an exit of the VM.
+fn kicks(
+    trace: &Trace,
+    batches: &[Vec<Event>],
+    guest: &[(usize, Request)],
+    expect: &Expect,
+) -> Option<Finding> {
+    let (kicks, requests) = if expect.in_thread {
+        // What was done for which kick cannot be told.
+        (trace.kicks(0), guest.len() + expect.starts)
+    } else {
+        let quiet = |request: &Request| match request.body {
+            Body::Probe { .. } => true,
+            Body::Map { .. } => request.status != Status::Ok,
+            _ => false,
+        };
+        let seen = |event: &Event| request_of(event) && !matches!(event, Event::Reserved { .. });
+        let empty = batches.iter().filter(|batch| !batch.iter().any(seen));
+        let quiet = guest.iter().filter(|(_, request)| quiet(request));
+        (empty.count(), quiet.count())
+    };
+    (kicks > requests).then_some(Finding::Kicks { kicks, requests })
+}
+
+/// Whether the event is a request, or the answer to one.
+fn request_of(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Attach { .. }
+            | Event::Detach { .. }
+            | Event::Map { .. }
+            | Event::Unmap { .. }
+            | Event::Reserved { .. }
+    )
+}
+
 fn carries(batch: &[Event], kind: Kind, count: usize) -> bool {
     let of = |event: &Event| match event {
         Event::Map { .. } => Some(Kind::Map),
         Event::Unmap { .. } => Some(Kind::Unmap),
         _ => None,
     };
-    let foreign = |event: &Event| {
-        matches!(
-            event,
-            Event::Attach { .. } | Event::Detach { .. } | Event::Reserved { .. }
-        )
-    };
+    let foreign = |event: &Event| request_of(event) && of(event).is_none();
     let requests: Vec<Kind> = batch.iter().filter_map(of).collect();
     requests == vec![kind; count] && !batch.iter().any(foreign)
 }
