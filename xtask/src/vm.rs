@@ -4,6 +4,7 @@
 //! process group of its own, which is killed by its id when the time is over, when it says too
 //! much, when the caller panics, and when this process dies.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -13,7 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, getpid, getppid, kill_process_group,
+    set_parent_process_death_signal, waitid,
+};
 
 use crate::command;
 
@@ -80,6 +84,16 @@ pub enum Stream {
     File(PathBuf),
 }
 
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("standard output, its serial line"),
+            Self::Stderr => f.write_str("standard error"),
+            Self::File(file) => write!(f, "{}", file.display()),
+        }
+    }
+}
+
 /// What is known of a VM after its end.
 #[derive(Debug)]
 pub struct Outcome {
@@ -103,7 +117,7 @@ impl Exit {
             Self::Code(code) => format!("exit code {code}: {}", meaning(*code)),
             Self::Signal(signal) => format!("QEMU was ended by signal {signal}"),
             Self::TimedOut(limit) => format!("killed: still running after {limit:?}"),
-            Self::TooMuchOutput(stream) => format!("killed: wrote too much to {stream:?}"),
+            Self::TooMuchOutput(stream) => format!("killed: wrote too much to {stream}"),
             Self::NotStarted(error) => format!("could not be started: {error}"),
         }
     }
@@ -130,11 +144,25 @@ struct Group {
 
 impl Group {
     fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        if let Some(id) = id {
-            // It may be gone already.
-            let _ = kill_process_group(id, signal);
+        // It may be gone already.
+        let _ = kill_process_group(Pid::from_child(&self.child), signal);
+    }
+
+    /// How the VM ended, if it has.
+    fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
+        let question = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        match waitid(WaitId::Pid(Pid::from_child(&self.child)), question)? {
+            None => Ok(None),
+            Some(_) => self.close().map(Some),
         }
+    }
+
+    /// Kills what is left of the group, and waits for the VM. In this order: the id of a process
+    /// that was waited for may already be that of another group.
+    fn close(&mut self) -> io::Result<ExitStatus> {
+        self.signal(Signal::KILL);
+        self.ended = true;
+        self.child.wait()
     }
 
     /// Asks, and then does not ask any more.
@@ -142,22 +170,20 @@ impl Group {
         self.signal(Signal::TERM);
         let asked = Instant::now();
         while asked.elapsed() < GRACE {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.poll()? {
                 return Ok(status);
             }
             std::thread::sleep(POLL);
         }
-        self.signal(Signal::KILL);
-        self.child.wait()
+        self.close()
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Children of the VM, too, and the VM itself if somebody panicked.
-        self.signal(Signal::KILL);
         if !self.ended {
-            let _ = self.child.wait();
+            // Somebody panicked, or the VM could not be watched.
+            let _ = self.close();
         }
     }
 }
@@ -224,9 +250,20 @@ pub fn run(mut command: Command, limits: &Limits, echo: Echo) -> Outcome {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    // SAFETY: the closure makes one system call, which is allowed between fork and exec.
+    let parent = getpid();
+    // SAFETY: the closure makes two system calls and allocates nothing, which is allowed between
+    // fork and exec.
     unsafe {
-        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+        command.pre_exec(move || {
+            // The signal comes when the thread ends that started the VM: this one, which waits.
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            // It never comes if the parent was gone before it was asked for.
+            if getppid() == Some(parent) {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+        });
     }
     let mut outcome = Outcome {
         exit: Exit::TimedOut(limits.wall),
@@ -272,9 +309,8 @@ fn watch(
 ) -> Exit {
     let is_full = |drain: &Option<Drain>| drain.as_ref().is_some_and(Drain::is_full);
     let reason = loop {
-        match group.child.try_wait() {
+        match group.poll() {
             Ok(Some(status)) => {
-                group.ended = true;
                 return match (status.code(), status.signal()) {
                     _ if is_full(stdout) => Exit::TooMuchOutput(Stream::Stdout),
                     _ if is_full(stderr) => Exit::TooMuchOutput(Stream::Stderr),
@@ -303,7 +339,8 @@ fn watch(
         }
         std::thread::sleep(POLL);
     };
-    group.ended = group.kill().is_ok();
+    // If it cannot be watched any more, it is killed when the group is dropped.
+    let _ = group.kill();
     reason
 }
 

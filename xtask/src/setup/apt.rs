@@ -240,18 +240,136 @@ fn log_file(name: &str) -> std::path::PathBuf {
     crate::target_dir().join(format!("setup-{name}.log"))
 }
 
+/// What apt says when it fails, and what that means.
+const MEANINGS: [(&[&str], &str); 6] = [
+    (
+        &["Could not get lock", "Unable to acquire", "Unable to lock"],
+        "Another program installs packages, and has not finished in time: try again later",
+    ),
+    (
+        &["remove is disabled"],
+        "The packages are in the way of some that are installed; which of them may go is for you \
+         to say: call the command without --no-remove",
+    ),
+    (
+        &["dpkg was interrupted"],
+        "An earlier installation was interrupted: `dpkg --configure -a` ends it",
+    ),
+    (&["No space left", "enough free space"], "The disk is full"),
+    (
+        &[
+            "NO_PUBKEY",
+            "is not signed",
+            "Conflicting values set",
+            "Malformed",
+        ],
+        "A package source of this machine is out of order: `apt-get update` has to work first",
+    ),
+    (
+        &[
+            "Failed to fetch",
+            "Could not connect",
+            "Could not resolve",
+            "Temporary failure",
+        ],
+        "A mirror could not be reached",
+    ),
+];
+
+fn meaning(output: &str) -> Option<&'static str> {
+    let found = MEANINGS
+        .iter()
+        .find(|(signs, _)| signs.iter().any(|sign| output.contains(sign)));
+    found.map(|(_, meaning)| *meaning)
+}
+
 fn failed(command: String, finished: &Finished, name: &str) -> SetupError {
-    let conflict = finished.tail.contains("remove is disabled");
-    let advice = if conflict {
-        "They are in the way of packages that are installed; which of them may go is for you to \
-         say: call the command without --no-remove"
-            .into()
-    } else {
-        format!("All of its output: {}", log_file(name).display())
+    let log = log_file(name);
+    let advice = match meaning(&finished.tail) {
+        Some(meaning) => format!("{meaning}. All of its output: {}", log.display()),
+        None => format!("All of its output: {}", log.display()),
     };
     SetupError::Failed {
         command,
         output: finished.explain(15),
         advice,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_of_apt_have_a_meaning() {
+        for (output, expected) in [
+            (
+                "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 7 (apt)",
+                Some("Another program"),
+            ),
+            (
+                "E: Packages need to be removed but remove is disabled.",
+                Some("The packages are in the way"),
+            ),
+            (
+                "E: Conflicting values set for option Signed-By regarding source",
+                Some("A package source"),
+            ),
+            (
+                "W: Failed to fetch http://mirror.invalid/debian  Could not resolve 'mirror'",
+                Some("A mirror"),
+            ),
+            (
+                "E: Sub-process /usr/bin/dpkg returned an error code (1)",
+                None,
+            ),
+            ("", None),
+        ] {
+            let found = meaning(output);
+            assert_eq!(found.is_some(), expected.is_some(), "{output}");
+            assert!(
+                found
+                    .unwrap_or_default()
+                    .starts_with(expected.unwrap_or_default()),
+                "{output}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_mirror_that_does_not_answer_is_no_success() {
+        let finished = command::run(
+            Command::new("echo").arg("W: Failed to fetch something"),
+            "",
+            None,
+            None,
+        )
+        .unwrap();
+        assert!(finished.success());
+        let renewed = Renewed {
+            line: "apt-get update".into(),
+            finished,
+        };
+        assert!(!renewed.success());
+        let error = renewed.into_result().unwrap_err().to_string();
+        assert!(error.contains("A mirror could not be reached"), "{error}");
+    }
+
+    #[test]
+    fn commands_are_shown_as_they_are_run() {
+        let mut install = Install {
+            suite: Some("bookworm-backports".into()),
+            packages: vec!["qemu-system-riscv", "opensbi"],
+        };
+        assert_eq!(
+            install_line(&install),
+            "apt-get install --no-install-recommends -t bookworm-backports qemu-system-riscv opensbi"
+        );
+        install.suite = None;
+        install.packages = vec!["lld"];
+        assert_eq!(
+            install_line(&install),
+            "apt-get install --no-install-recommends lld"
+        );
     }
 }

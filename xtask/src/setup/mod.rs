@@ -98,6 +98,10 @@ pub enum SetupError {
 
 /// Makes sure that the kernels of `archs` can be built and booted. Does nothing if they can.
 ///
+/// What rustup can add to its own toolchain is added unasked. Packages are installed after a
+/// question on a terminal, which `--yes` or a CI job answer; without a terminal they are installed
+/// unasked only if no package source has to be added.
+///
 /// # Errors
 ///
 /// [`SetupError`]: something is missing and was not installed.
@@ -175,7 +179,7 @@ fn fetch_with_rustup(commands: &[Vec<&str>]) -> Result<bool, SetupError> {
             changed = true;
         } else {
             eprintln!(
-                "rustup could not, so the distribution's packages will do:\n{}",
+                "rustup could not; a package may do:\n{}",
                 finished.explain(1)
             );
         }

@@ -270,8 +270,11 @@ fn a_compiler_is_taken_whole_or_not_at_all() {
         release: trixie(),
         ..Catalogue::default()
     };
-    catalogue.release.remove("rust-web-src");
     let debian = distribution("debian", "13");
+    // The source of an older compiler is of no use to a newer one.
+    catalogue.release.extend(offers(&[("rust-web-src", 1, 85)]));
+    assert!(choose(&[Missing::Std(Arch::Riscv64)], &debian, &catalogue).is_err());
+    catalogue.release.remove("rust-web-src");
     assert!(choose(&[Missing::Std(Arch::Riscv64)], &debian, &catalogue).is_err());
     let lint = choose(&[Missing::KernelClippy], &debian, &catalogue).unwrap();
     assert_eq!(lint, [install(None, &["rust-web-clippy"])]);

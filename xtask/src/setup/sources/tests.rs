@@ -56,7 +56,7 @@ Types: deb deb-src
 uris: http://b.invalid/debian
 SUITES:
  bookworm
-# a comment between continuation lines
+# URIs: a comment between continuation lines
  bookworm-updates
 Components: main
 Enabled: yes
