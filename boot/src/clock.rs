@@ -28,6 +28,15 @@ pub fn now() -> u64 {
     seconds * NANOSECONDS + rest * NANOSECONDS / frequency
 }
 
+/// The tick at which `duration` will be over.
+pub fn tick_after(duration: Duration) -> u64 {
+    let frequency = u128::from(TICKS_PER_SECOND.load(Ordering::Relaxed));
+    let ticks = duration.as_nanos() * frequency / u128::from(NANOSECONDS);
+    // One more, so that the duration is over by then.
+    let ticks = u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(1);
+    arch::ticks().saturating_add(ticks)
+}
+
 /// A moment after which it is too late.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(u64);

@@ -2,9 +2,8 @@
 
 use core::fmt::{self, Write};
 
-use spin::Mutex;
-
 use crate::arch;
+use crate::lock::Mutex;
 
 /// The start of each record of the protocol with the test harness, and its version.
 const RECORD: &str = "@viommu 1 ";
@@ -96,6 +95,8 @@ pub fn seize() {
         // SAFETY: there is one CPU, and it never returns to the holder.
         unsafe { OUTPUT.force_unlock() };
     }
+    // That may have let interrupts in; their handlers have no business here any more.
+    arch::interrupts_off();
     OUTPUT.lock().end_line();
 }
 

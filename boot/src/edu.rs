@@ -10,11 +10,13 @@ use core::hint;
 use core::ptr::NonNull;
 use core::time::Duration;
 
+use virtio_drivers::transport::pci::bus::ConfigurationAccess;
 use virtio_iommu::topology::pci::Function;
 use virtio_iommu::topology::{Placement, RequesterId};
 use virtio_iommu::{EndpointId, Iova};
 
 use crate::clock::Deadline;
+use crate::config_space::ConfigSpace;
 use crate::machine::{Machine, MachineError};
 use crate::memory::direct_map;
 
@@ -31,6 +33,9 @@ pub const LIMIT: Iova = Iova((1 << 28) - 1);
 mod register {
     pub const IDENTIFICATION: usize = 0x00;
     pub const LIVENESS: usize = 0x04;
+    pub const INTERRUPT_STATUS: usize = 0x24;
+    pub const INTERRUPT_RAISE: usize = 0x60;
+    pub const INTERRUPT_ACKNOWLEDGE: usize = 0x64;
     pub const DMA_SOURCE: usize = 0x80;
     pub const DMA_DESTINATION: usize = 0x88;
     pub const DMA_COUNT: usize = 0x90;
@@ -44,6 +49,27 @@ const IDENTIFIED: u32 = 0x0100_00ed;
 const COMMAND_RUN: u64 = 1 << 0;
 /// From the device to memory; without it, from memory to the device.
 const COMMAND_TO_MEMORY: u64 = 1 << 1;
+
+/// Interrupts when the transfer is done.
+const COMMAND_INTERRUPT: u64 = 1 << 2;
+
+/// In the interrupt status: a transfer is done.
+pub const TRANSFER_DONE: u32 = 0x100;
+
+/// The MSI capability, in bytes from the start of configuration space.
+mod msi {
+    /// Id, link, control.
+    pub const HEADER: u8 = 0x40;
+    pub const ADDRESS: u8 = 0x44;
+    pub const ADDRESS_HIGH: u8 = 0x48;
+    pub const DATA: u8 = 0x4c;
+    /// In the header: the id.
+    pub const ID: u32 = 0x05;
+    /// In the header: messages instead of the pin.
+    pub const ENABLE: u32 = 1 << 16;
+    /// In the header: addresses of 64 bits.
+    pub const WIDE: u32 = 1 << 23;
+}
 
 /// Where the device's own buffer is, in its own address space.
 const OWN_BUFFER: u64 = 0x4_0000;
@@ -66,6 +92,8 @@ pub enum EduError {
     Length(usize),
     /// A transfer did not end in time.
     Timeout,
+    /// What should be its MSI capability is something else.
+    NoMessages(u32),
 }
 
 impl fmt::Display for EduError {
@@ -76,6 +104,7 @@ impl fmt::Display for EduError {
             Self::Identification(seen) => write!(f, "edu: identification is {seen:#x}"),
             Self::Liveness(seen) => write!(f, "edu: liveness check gives {seen:#x}"),
             Self::Length(len) => write!(f, "edu: a transfer of {len} bytes"),
+            Self::NoMessages(header) => write!(f, "edu: its MSI capability is {header:#x}"),
             Self::Timeout => f.write_str("edu: a transfer does not end"),
         }
     }
@@ -167,7 +196,68 @@ impl Edu {
         self.transfer(OWN_BUFFER, to, len, COMMAND_RUN | COMMAND_TO_MEMORY)
     }
 
+    /// As [`write_memory`](Self::write_memory), but does not wait: the device interrupts when it
+    /// is done, with [`TRANSFER_DONE`], if `tell` says so.
+    ///
+    /// # Errors
+    ///
+    /// [`EduError`].
+    pub fn start_write(&mut self, to: u64, len: usize, tell: bool) -> Result<(), EduError> {
+        let tell = if tell { COMMAND_INTERRUPT } else { 0 };
+        let command = COMMAND_RUN | COMMAND_TO_MEMORY | tell;
+        self.start(OWN_BUFFER, to, len, command)
+    }
+
+    /// Waits until no transfer is under way.
+    ///
+    /// # Errors
+    ///
+    /// [`EduError::Timeout`].
+    pub fn finish(&mut self) -> Result<(), EduError> {
+        self.wait()
+    }
+
+    /// Has the device interrupt, for a reason of the caller's choice.
+    pub fn raise(&mut self, reason: u32) {
+        self.write_u32(register::INTERRUPT_RAISE, reason);
+    }
+
+    /// What an interrupt handler needs of the device.
+    pub fn interrupt_side(&self) -> InterruptSide {
+        InterruptSide(self.registers)
+    }
+
+    /// Has the device send messages instead of asserting its pin; `None` goes back to the pin.
+    ///
+    /// # Errors
+    ///
+    /// [`EduError::NoMessages`].
+    pub fn send_messages(
+        &mut self,
+        config: &mut ConfigSpace,
+        to: Option<(u64, u32)>,
+    ) -> Result<(), EduError> {
+        let function = self.function.device_function();
+        let header = config.read_word(function, msi::HEADER);
+        if header & 0xff != msi::ID || header & msi::WIDE == 0 {
+            return Err(EduError::NoMessages(header));
+        }
+        config.write_word(function, msi::HEADER, header & !msi::ENABLE);
+        if let Some((address, data)) = to {
+            config.write_word(function, msi::ADDRESS, address as u32);
+            config.write_word(function, msi::ADDRESS_HIGH, (address >> 32) as u32);
+            config.write_word(function, msi::DATA, data);
+            config.write_word(function, msi::HEADER, header | msi::ENABLE);
+        }
+        Ok(())
+    }
+
     fn transfer(&mut self, from: u64, to: u64, len: usize, command: u64) -> Result<(), EduError> {
+        self.start(from, to, len, command)?;
+        self.wait()
+    }
+
+    fn start(&mut self, from: u64, to: u64, len: usize, command: u64) -> Result<(), EduError> {
         if len == 0 || len > MAX_TRANSFER {
             return Err(EduError::Length(len));
         }
@@ -177,7 +267,7 @@ impl Edu {
         self.write_u64(register::DMA_DESTINATION, to);
         self.write_u64(register::DMA_COUNT, len as u64);
         self.write_u64(register::DMA_COMMAND, command);
-        self.wait()
+        Ok(())
     }
 
     fn wait(&self) -> Result<(), EduError> {
@@ -215,5 +305,32 @@ impl Edu {
         // SAFETY: an aligned register of the device. It may start DMA to any address: the callers
         // of `transfer` aim at memory of theirs, or at what the IOMMU has to refuse.
         unsafe { self.register::<u64>(offset).write_volatile(value) };
+    }
+}
+
+/// The registers of an `edu` device that an interrupt handler needs.
+#[derive(Clone, Copy, Debug)]
+pub struct InterruptSide(NonNull<u8>);
+
+// SAFETY: the registers belong to the machine, not to a thread.
+unsafe impl Send for InterruptSide {}
+// SAFETY: reads have no side effects, and writes are single accesses.
+unsafe impl Sync for InterruptSide {}
+
+impl InterruptSide {
+    /// The reasons why it interrupts; 0 if it does not.
+    pub fn status(&self) -> u32 {
+        // SAFETY: the register is inside of BAR 0.
+        let register = unsafe { self.0.byte_add(register::INTERRUPT_STATUS) };
+        // SAFETY: an aligned register of the device.
+        unsafe { register.cast::<u32>().read_volatile() }
+    }
+
+    /// Takes reasons back; without any left, the device does not interrupt any more.
+    pub fn acknowledge(&self, reasons: u32) {
+        // SAFETY: the register is inside of BAR 0.
+        let register = unsafe { self.0.byte_add(register::INTERRUPT_ACKNOWLEDGE) };
+        // SAFETY: an aligned register of the device, and not one that starts DMA.
+        unsafe { register.cast::<u32>().write_volatile(reasons) };
     }
 }

@@ -15,6 +15,7 @@ use virtio_iommu::{EndpointId, PhysAddr};
 
 use crate::arch::Firmware;
 use crate::config_space::ConfigSpace;
+use crate::interrupts::{self, Line, RouteError};
 use crate::memory::direct_map;
 use crate::platform::KernelHal;
 
@@ -66,6 +67,8 @@ pub struct Described {
 pub struct Machine {
     /// The configuration space.
     pub config: ConfigSpace,
+    /// The host bridge.
+    pub bridge: HostBridge,
     /// The functions.
     pub pci: PciTree,
     /// Who is behind the IOMMU.
@@ -101,6 +104,7 @@ impl Machine {
         };
         Ok(Self {
             config,
+            bridge: bridge.clone(),
             pci,
             topology,
             found_by,
@@ -140,6 +144,28 @@ impl Machine {
                 .map(SomeTransport::from)
                 .ok_or(MachineError::Transport),
         }
+    }
+
+    /// The line on which the IOMMU interrupts.
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError`].
+    pub fn iommu_line(&self, firmware: &Firmware) -> Result<Line, RouteError> {
+        match self.iommu() {
+            Ok(IommuLocation::Pci(address)) => self.line(firmware, address.function),
+            Ok(IommuLocation::Mmio { base, .. }) => interrupts::line_of_slot(firmware, base),
+            Err(_) => Err(RouteError::NotDescribed),
+        }
+    }
+
+    /// The line of the interrupt pin of a function.
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError`].
+    pub fn line(&self, firmware: &Firmware, function: RequesterId) -> Result<Line, RouteError> {
+        interrupts::line_of_function(firmware, &self.bridge, &self.pci, function)
     }
 
     /// Lets a function decode its registers and do DMA.

@@ -10,6 +10,7 @@
 //! | [`arch`] | what differs between the architectures |
 //! | [`console`], [`logger`], [`report`] | what comes out of the serial line |
 //! | [`memory`], [`clock`], `device_tree`, `acpi` | what the machine has |
+//! | [`lock`], [`interrupts`] | who may interrupt whom, and how to wait for it |
 //! | [`platform`] | what the driver under test gets from this kernel |
 //! | [`config_space`], [`machine`], [`edu`] | PCI, the IOMMU, and the device that does DMA |
 //! | [`demo`], [`scenarios`] | what runs |
@@ -27,17 +28,25 @@ mod clock;
 mod command_line;
 mod config_space;
 mod console;
+mod counted;
 mod demo;
 #[cfg(not(target_arch = "x86_64"))]
 mod device_tree;
 mod ecam;
 mod edu;
+#[cfg_attr(
+    target_arch = "x86_64",
+    allow(dead_code, reason = "there is no interrupt controller yet")
+)]
+mod interrupts;
+mod lock;
 mod logger;
 mod machine;
 mod memory;
 mod panic;
 mod platform;
 mod refusal;
+mod registers;
 mod report;
 mod scenarios;
 mod trap;

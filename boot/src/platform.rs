@@ -8,6 +8,7 @@ use virtio_drivers::{BufferDirection, Hal};
 use virtio_iommu::{Pages, PhysAddr, Platform};
 
 use crate::clock;
+use crate::lock::MaskingLock;
 use crate::memory::direct_map;
 use crate::memory::frames::{FRAME, Frames};
 
@@ -27,7 +28,7 @@ pub struct KernelPlatform;
 // addresses are aligned as physical ones), coherent (the emulator has no caches) and handed out
 // once; the direct map is exact and for ever; the clock is the monotonic counter of the CPU.
 unsafe impl Platform for KernelPlatform {
-    type Lock = spin::Mutex<()>;
+    type Lock = MaskingLock;
 
     fn alloc_pages(&self, pages: NonZeroUsize, align: usize) -> Option<Pages> {
         let (phys, virt) = Frames::new(pages, align)?.into_raw();

@@ -27,8 +27,10 @@ pub enum Boot {
 /// One row of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
-    /// The name, which is the kernel's.
+    /// The name.
     pub name: &'static str,
+    /// The kernel's name for it, if that is another: several machines can run the same.
+    pub guest: Option<&'static str>,
     /// Where it runs.
     pub archs: &'static [Arch],
     /// What is booted.
@@ -49,7 +51,7 @@ impl Scenario {
     /// The boot arguments.
     pub fn append(&self) -> String {
         match self.boot {
-            Boot::Scenario => format!("scenario={}", self.name),
+            Boot::Scenario => format!("scenario={}", self.guest.unwrap_or(self.name)),
             Boot::Demo => "run=demo".into(),
         }
     }
@@ -65,6 +67,7 @@ impl Scenario {
 
 const BASE: Scenario = Scenario {
     name: "",
+    guest: None,
     archs: &Arch::ALL,
     boot: Boot::Scenario,
     devices: &["-device", IOMMU, "-device", EDU],
@@ -132,6 +135,54 @@ const LOCAL_APIC: [Region; 1] = [Region {
         end: 0xfeef_ffff,
     },
 }];
+
+/// Where message-signalled interrupts go with a GICv3: its ITS.
+const ITS: [Region; 1] = [Region {
+    subtype: 1,
+    range: Range {
+        start: 0x0809_0000,
+        end: 0x0809_ffff,
+    },
+}];
+
+/// The interrupt file of the first hart, reserved against what it is for.
+const DOORBELL: [Region; 1] = [Region {
+    subtype: 0,
+    range: Range {
+        start: 0x2800_0000,
+        end: 0x2800_0fff,
+    },
+}];
+
+/// riscv64 with message-signalled interrupts.
+const IMSIC: fn(Arch) -> &'static [&'static str] = |_| &["-M", "virt,aia=aplic-imsic"];
+/// aarch64 with a GICv3 and its ITS.
+const GICV3: fn(Arch) -> &'static [&'static str] = |_| &["-M", "virt,gic-version=3"];
+
+/// Faults that nobody polls for.
+const FAULT_INTERRUPT: Scenario = Scenario {
+    guest: Some("fault-interrupt"),
+    expect: |arch| Expect {
+        maps: 0,
+        faults: &[UNMAPPED],
+        ..machine(arch)
+    },
+    ..BASE
+};
+
+/// More faults at once than the queue has room for.
+const FAULT_STORM: Scenario = Scenario {
+    guest: Some("fault-storm"),
+    expect: |arch| Expect {
+        maps: 0,
+        faults: &[WantedFault {
+            least: 256,
+            ..UNMAPPED
+        }],
+        ..machine(arch)
+    },
+    ..BASE
+};
 
 /// The machines that have virtio-mmio slots.
 const VIRT: &[Arch] = &[Arch::Riscv64, Arch::Aarch64];
@@ -389,6 +440,152 @@ pub const SCENARIOS: &[Scenario] = &[
         archs: &[Arch::X86_64],
         devices: &["-device", EDU],
         expect: none,
+        ..BASE
+    },
+    Scenario {
+        name: "fault-interrupt",
+        archs: VIRT,
+        ..FAULT_INTERRUPT
+    },
+    Scenario {
+        name: "fault-interrupt-imsic",
+        archs: &[Arch::Riscv64],
+        machine: IMSIC,
+        ..FAULT_INTERRUPT
+    },
+    Scenario {
+        name: "fault-interrupt-gicv3",
+        archs: &[Arch::Aarch64],
+        machine: GICV3,
+        expect: |arch| Expect {
+            reserved: Some(&ITS),
+            ..(FAULT_INTERRUPT.expect)(arch)
+        },
+        ..FAULT_INTERRUPT
+    },
+    Scenario {
+        // On the same line as the IOMMU.
+        name: "fault-interrupt-shared",
+        archs: VIRT,
+        devices: &["-device", IOMMU, "-device", "edu,addr=5.0"],
+        expect: |arch| Expect {
+            endpoints: &[0x28],
+            ..(FAULT_INTERRUPT.expect)(arch)
+        },
+        ..FAULT_INTERRUPT
+    },
+    Scenario {
+        name: "fault-storm",
+        archs: VIRT,
+        ..FAULT_STORM
+    },
+    Scenario {
+        name: "fault-storm-imsic",
+        archs: &[Arch::Riscv64],
+        machine: IMSIC,
+        ..FAULT_STORM
+    },
+    Scenario {
+        name: "fault-storm-gicv3",
+        archs: &[Arch::Aarch64],
+        machine: GICV3,
+        expect: |arch| Expect {
+            reserved: Some(&ITS),
+            ..(FAULT_STORM.expect)(arch)
+        },
+        ..FAULT_STORM
+    },
+    Scenario {
+        // A frame of the interrupt controller that the IOMMU lets through.
+        name: "msi",
+        archs: &[Arch::Aarch64],
+        expect: |arch| Expect {
+            maps: 0,
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        // Nothing is let through: the doorbell is mapped.
+        name: "msi-imsic",
+        guest: Some("msi"),
+        archs: &[Arch::Riscv64],
+        machine: IMSIC,
+        expect: |arch| Expect {
+            maps: 1,
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        name: "msi-unmapped",
+        archs: &[Arch::Riscv64],
+        machine: IMSIC,
+        expect: |arch| Expect {
+            maps: 1,
+            faults: &[UNMAPPED],
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        name: "doorbell-refused",
+        archs: &[Arch::Riscv64],
+        machine: IMSIC,
+        devices: &[
+            "-device",
+            r#"{"driver":"virtio-iommu-pci","reserved-regions":["0x28000000:0x28000fff:0"]}"#,
+            "-device",
+            r#"{"driver":"edu"}"#,
+        ],
+        expect: |arch| Expect {
+            maps: 0,
+            reserved: Some(&DOORBELL),
+            faults: &[UNMAPPED],
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        // Two behind a bridge that gives its own id for theirs.
+        name: "pci-bridge",
+        devices: &[
+            "-device",
+            "pci-bridge,id=bridge0,chassis_nr=1",
+            "-device",
+            IOMMU,
+            "-device",
+            "edu,bus=bridge0,addr=1.0",
+            "-device",
+            "edu,bus=bridge0,addr=2.0",
+        ],
+        expect: |arch| Expect {
+            failed_starts: 1,
+            endpoints: &[0x8],
+            faults: &[UNMAPPED, WITHOUT_DOMAIN],
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        // Two behind a bridge that calls both 00.0 of the bus behind it.
+        name: "pcie-pci-bridge",
+        devices: &[
+            "-device",
+            "pcie-pci-bridge,id=bridge0",
+            "-device",
+            IOMMU,
+            "-device",
+            "edu,bus=bridge0,addr=1.0",
+            "-device",
+            "edu,bus=bridge0,addr=2.0",
+        ],
+        expect: |arch| Expect {
+            failed_starts: 1,
+            endpoints: &[0x8, 0x100],
+            faults: &[UNMAPPED, WITHOUT_DOMAIN],
+            ..machine(arch)
+        },
         ..BASE
     },
     Scenario {

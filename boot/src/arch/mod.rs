@@ -13,6 +13,10 @@
 //! | `Console` | the serial port |
 //! | `install_traps` | from then on a trap ends in [`crate::trap`] |
 //! | `ticks`, `ticks_per_second` | the counter behind the clock |
+//! | `interrupts_off`, `interrupts_on` | mask interrupts on this CPU, and unmask them |
+//! | `sleep` | with interrupts masked: stops the CPU until one is pending, lets its handlers run |
+//! | `set_alarm` | a timer interrupt at a tick; it wakes the CPU and does nothing else |
+//! | `Controller` | the interrupt controller: lines, pins, messages, claim and complete |
 //! | `exit` | ends the emulator with a code |
 //! | `firmware_power_off` | ends the emulator the way a firmware does: code 0 |
 //!

@@ -6,9 +6,9 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use buddy_system_allocator::FrameAllocator;
-use spin::Mutex;
 
 use super::{direct_map, heap};
+use crate::lock::Mutex;
 
 /// The size of a frame, in bytes.
 pub const FRAME: usize = 4096;

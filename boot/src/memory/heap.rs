@@ -4,9 +4,9 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 
 use buddy_system_allocator::Heap;
-use spin::Mutex;
 
 use super::direct_map;
+use crate::lock::Mutex;
 
 #[global_allocator]
 static HEAP: LockedHeap = LockedHeap(Mutex::new(Heap::empty()));

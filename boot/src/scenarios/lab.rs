@@ -3,10 +3,11 @@
 use alloc::vec::Vec;
 
 use virtio_iommu::topology::{IommuLocation, RequesterId};
-use virtio_iommu::{DomainRange, EndpointId, Iommu, Options};
+use virtio_iommu::{DomainRange, EndpointId, Iommu, Options, StartError};
 
 use crate::arch::Firmware;
 use crate::buffer::{Buffer, Pattern};
+use crate::counted::Counted;
 use crate::edu::{Edu, EduError};
 use crate::machine::Machine;
 use crate::memory::{frames, heap};
@@ -80,11 +81,21 @@ impl Lab {
         endpoints: &[EndpointId],
         domain_ids: Option<DomainRange>,
     ) -> Checked<Iommu<KernelPlatform>> {
-        let transport = report.need("transport", self.machine.iommu_transport())?;
         let mut options = Options::default();
         options.domain_ids = domain_ids;
-        let iommu = Iommu::start(transport, KernelPlatform, endpoints, options);
+        let iommu = self.try_start(report, endpoints, options)?;
         report.require(name, iommu)
+    }
+
+    /// Starts the driver, which may fail.
+    pub fn try_start(
+        &mut self,
+        report: &mut Report,
+        endpoints: &[EndpointId],
+        options: Options<'_>,
+    ) -> Checked<Result<Iommu<KernelPlatform>, StartError>> {
+        let transport = Counted(report.need("transport", self.machine.iommu_transport())?);
+        Ok(Iommu::start(transport, KernelPlatform, endpoints, options))
     }
 
     /// The PCI function of the IOMMU.

@@ -12,7 +12,12 @@
 //! | `granule-64k`, `iommu-platform`, `reserved-regions` | IOMMU with that property, `edu` |
 //! | `two-domains`, `restart` | IOMMU, two `edu` |
 //! | `root-port` | IOMMU, `edu` behind a `pcie-root-port` |
+//! | `pci-bridge`, `pcie-pci-bridge` | IOMMU, two `edu` behind that bridge |
 //! | `mmio` | IOMMU on virtio-mmio, `edu` |
+//! | `fault-interrupt`, `fault-storm` | IOMMU, `edu`; each interrupt controller; the `edu` on the line of the IOMMU or not |
+//! | `msi` | IOMMU, `edu`; GICv2, GICv3, `aia=aplic-imsic` |
+//! | `msi-unmapped` | IOMMU, `edu`; `aia=aplic-imsic` |
+//! | `doorbell-refused` | as `msi-unmapped`, with a reserved region over the doorbell |
 //! | `not-behind` | IOMMU, `edu`, entropy device on virtio-mmio |
 //! | `clock` | `edu` |
 //! | `config-ports` (x86_64) | any |
@@ -23,13 +28,17 @@ mod clock;
 #[cfg(target_arch = "x86_64")]
 mod config_ports;
 mod faults;
+mod groups;
+mod interrupts;
 mod isolation;
 mod lab;
 mod limits;
+mod messages;
 mod pipeline;
 mod restart;
 mod selftest;
 mod statuses;
+mod watch;
 
 use crate::arch::Firmware;
 use crate::console::println;
@@ -58,6 +67,13 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("clock", clock::run),
     #[cfg(target_arch = "x86_64")]
     ("config-ports", config_ports::run),
+    ("pci-bridge", groups::pci_bridge),
+    ("pcie-pci-bridge", groups::pcie_pci_bridge),
+    ("fault-interrupt", interrupts::fault_interrupt),
+    ("fault-storm", interrupts::fault_storm),
+    ("msi", messages::msi),
+    ("msi-unmapped", messages::msi_unmapped),
+    ("doorbell-refused", messages::doorbell_refused),
     ("selftest-pass", selftest::pass),
     ("selftest-fail", selftest::fail),
     ("selftest-panic", selftest::panic),

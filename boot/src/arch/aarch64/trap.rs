@@ -1,7 +1,8 @@
-//! Exceptions: all of them are fatal, this kernel takes no interrupts yet.
+//! Exceptions: interrupts go to their handlers, all others are fatal.
 
 use core::arch::{asm, global_asm};
 
+use crate::interrupts;
 use crate::report::EXIT_PANIC;
 use crate::trap::{self, Trap};
 
@@ -16,8 +17,8 @@ unsafe extern "C" {
 /// From now on an exception ends in [`crate::trap`].
 pub fn install_traps() {
     let vectors = &raw const vectors_first as usize;
-    // SAFETY: the table is complete, aligned to 2 KiB, and no vector returns. From now on an SError
-    // is told, too; interrupts stay masked.
+    // SAFETY: the table is complete, aligned to 2 KiB, and only that of interrupts returns, with
+    // everything restored. From now on an SError is told, too; interrupts stay masked.
     unsafe {
         asm!("msr vbar_el1, {}", "isb", "msr daifclr, #4", in(reg) vectors, options(nostack))
     };
@@ -26,13 +27,19 @@ pub fn install_traps() {
 // 16 vectors of 128 bytes: for each of four origins synchronous, IRQ, FIQ, SError.
 global_asm!(
     r#"
-    .macro VECTORS name, target
+    .macro VECTORS name, target, irq
     .balign 2048
     .globl \name
     \name:
     .set index, 0
     .rept 16
     .balign 128
+    .ifnb   \irq
+    // An IRQ of this kernel: everything else is unexpected.
+    .if     index == 5
+    b       \irq
+    .endif
+    .endif
     mov     x0, #index
     b       \target
     .set index, index + 1
@@ -41,7 +48,7 @@ global_asm!(
     .endm
 
     .section .text.vectors, "ax"
-    VECTORS vectors_first, 1f
+    VECTORS vectors_first, 1f, 6f
     VECTORS vectors_nested, 2f
     VECTORS vectors_last_resort, 3f
 
@@ -85,9 +92,39 @@ global_asm!(
 5:
     .quad   0x20026
     .quad   {exit_panic}
+
+    // Interrupts are masked until `eret`: only what a function may change has to be saved.
+6:
+    sub     sp, sp, #176
+    stp     x0, x1, [sp, #0]
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x18, x29, [sp, #144]
+    str     x30, [sp, #160]
+    bl      {interrupt}
+    ldr     x30, [sp, #160]
+    ldp     x18, x29, [sp, #144]
+    ldp     x16, x17, [sp, #128]
+    ldp     x14, x15, [sp, #112]
+    ldp     x12, x13, [sp, #96]
+    ldp     x10, x11, [sp, #80]
+    ldp     x8, x9, [sp, #64]
+    ldp     x6, x7, [sp, #48]
+    ldp     x4, x5, [sp, #32]
+    ldp     x2, x3, [sp, #16]
+    ldp     x0, x1, [sp, #0]
+    add     sp, sp, #176
+    eret
     "#,
     first = sym first_trap,
     second = sym second_trap,
+    interrupt = sym interrupt,
     exit_panic = const EXIT_PANIC,
 );
 
@@ -107,6 +144,11 @@ extern "C" fn first_trap(
         sp,
         return_address: lr,
     })
+}
+
+/// An IRQ, with interrupts masked.
+extern "C" fn interrupt() {
+    interrupts::dispatch();
 }
 
 extern "C" fn second_trap(vector: usize, syndrome: usize, pc: usize, address: usize) -> ! {

@@ -1,6 +1,7 @@
 //! From OpenSBI's jump to Rust: the MMU and the stack.
 
 use core::arch::global_asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::kernel_main;
 
@@ -63,6 +64,14 @@ const fn root() -> [u64; 512] {
     table
 }
 
+/// The hart that this kernel runs on; written by the entry code.
+static BOOT_HART: AtomicU64 = AtomicU64::new(0);
+
+/// The hart that this kernel runs on.
+pub fn boot_hart() -> u64 {
+    BOOT_HART.load(Ordering::Relaxed)
+}
+
 // Entered at the physical address with the MMU off; a0 = hart, a1 = device tree (physical).
 //
 // There is no identity mapping, not even for a moment: the first fetch with the MMU on faults, and
@@ -98,6 +107,8 @@ _start:
     addi    t0, t0, 8
     j       2b
 3:
+    lla     t0, {boot_hart}
+    sd      a0, 0(t0)
     // The compiler may use floating point registers.
     li      t0, 1 << 13
     csrs    sstatus, t0
@@ -108,6 +119,7 @@ _start:
     tail    {main}
     "#,
     root = sym ROOT,
+    boot_hart = sym BOOT_HART,
     direct_map = const DIRECT_MAP,
     last_resort = sym super::trap::trap_last_resort,
     main = sym kernel_main,

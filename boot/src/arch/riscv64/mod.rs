@@ -2,6 +2,7 @@
 
 mod console;
 mod entry;
+mod interrupts;
 mod trap;
 
 use core::arch::asm;
@@ -11,6 +12,7 @@ use qemu_exit::QEMUExit;
 
 pub use console::Console;
 pub use entry::{DIRECT_MAP, mapped, translates};
+pub use interrupts::{Controller, interrupts_off, interrupts_on, set_alarm, sleep};
 pub use trap::install_traps;
 
 pub use crate::device_tree::MachineTree as Firmware;

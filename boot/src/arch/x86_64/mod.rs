@@ -4,6 +4,7 @@ mod clock;
 mod console;
 mod entry;
 mod firmware;
+mod interrupts;
 mod pci_ports;
 mod trap;
 
@@ -14,6 +15,7 @@ pub use clock::{ticks, ticks_per_second};
 pub use console::Console;
 pub use entry::{DIRECT_MAP, mapped, translates};
 pub use firmware::Firmware;
+pub use interrupts::{Controller, interrupts_off, interrupts_on, set_alarm, sleep};
 pub use pci_ports::PciPorts;
 pub use trap::install_traps;
 
