@@ -62,7 +62,7 @@ fn locks_mask(report: &mut Report) {
 
 /// `fault-interrupt`: a fault wakes the CPU, again and again; other interrupts do no harm.
 pub fn fault_interrupt(report: &mut Report, firmware: &Firmware) -> Checked {
-    report.plan(3 + LOCK_CHECKS + 1 + 3 * 4 + 1 + 3 + 4 + 6 + SHUT_DOWN_CHECKS);
+    report.plan(3 + LOCK_CHECKS + 1 + 3 * 4 + 2 + 1 + 3 + 4 + 6 + SHUT_DOWN_CHECKS);
     let mut lab = Lab::open(report, firmware, 1)?;
     let endpoint = lab.endpoints(report)?[0];
     // QEMU's PLIC tells a level once, when it rises: it cannot interrupt for ever.
@@ -97,6 +97,24 @@ pub fn fault_interrupt(report: &mut Report, firmware: &Firmware) -> Checked {
         report.equal(&alloc::format!("{round}_fault_is_alone"), faults.len(), 1);
         done(report, edu.finish())?;
     }
+
+    // Faults that wait keep others quiet; pulling them lets the next interrupt.
+    let raised = watch.raised.load(Relaxed);
+    done(report, edu.start_write(NOWHERE, 4, false))?;
+    let slept = watch::sleep(|| watch.take_pending());
+    done(report, edu.finish())?;
+    done(report, edu.write_memory(NOWHERE + 0x1000, 4))?;
+    report.equal(
+        "only_the_first_of_two_faults_interrupts",
+        (slept.is_ok(), watch.raised.load(Relaxed) - raised),
+        (true, 1),
+    );
+    let seen: Vec<Option<Iova>> = drain(&iommu).iter().map(|fault| fault.address).collect();
+    report.equal(
+        "both_are_pulled",
+        seen,
+        [Some(Iova(NOWHERE)), Some(Iova(NOWHERE + 0x1000))],
+    );
     report.equal(
         "a_call_without_an_interrupt_says_so",
         iommu.handle_interrupt(),
