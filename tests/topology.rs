@@ -26,6 +26,8 @@ mod mutations;
 #[cfg(feature = "device-tree")]
 #[path = "topology/qemu_trees.rs"]
 mod qemu_trees;
+#[path = "topology/random.rs"]
+mod random;
 #[path = "topology/random_pci.rs"]
 mod random_pci;
 #[path = "topology/walk.rs"]

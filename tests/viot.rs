@@ -16,5 +16,7 @@ mod mutations;
 mod naive;
 #[path = "viot/qemu_tables.rs"]
 mod qemu_tables;
+#[path = "topology/random.rs"]
+mod random;
 #[path = "viot/writer.rs"]
 mod writer;

@@ -4,24 +4,11 @@
 use crate::model::script::Answer;
 use crate::model::spec::status;
 use crate::model::{Model, OTHER, PLAIN};
-use crate::rig::{self, GRANULE, RW, TestDomain, domain, endpoint, map, phys, start};
-use virtio_iommu::{
-    AttachError, Doorbell, DoorbellError, Iova, MapError, PhysAddr, RequestError, Status,
-    UnmapError,
-};
+use crate::rig::{self, GRANULE, RW, domain, endpoint, map, phys, ring_below as ring, start};
+use virtio_iommu::{AttachError, DoorbellError, Iova, MapError, RequestError, Status, UnmapError};
 
 const DOORBELL: u64 = 0x2800_0040;
 const ANYWHERE: Iova = Iova(u64::MAX);
-
-fn ring(
-    domain: &TestDomain,
-    id: u32,
-    doorbell: u64,
-    limit: Iova,
-) -> Result<Doorbell, DoorbellError> {
-    // SAFETY: the memory belongs to the model, whose endpoints are functions of the test.
-    unsafe { domain.map_doorbell(endpoint(id), PhysAddr(doorbell), limit) }
-}
 
 #[test]
 fn a_domain_that_gets_an_endpoint_is_busy_for_all_others() {

@@ -3,7 +3,7 @@
 use crate::model::spec::{MAP_F_MMIO, MAP_F_WRITE, feature};
 use crate::model::unit::Mapping;
 use crate::model::{Model, OTHER, PLAIN, REGIONS, RESERVING};
-use crate::rig::{GRANULE, TestDomain, domain, endpoint, iova, is_unmap, start};
+use crate::rig::{GRANULE, TestDomain, domain, iova, is_unmap, ring_below, start};
 use virtio_iommu::{Doorbell, DoorbellError, Iova, MapError, PhysAddr, RequestError, UnmapError};
 
 /// In no region of anybody.
@@ -12,16 +12,6 @@ const ANYWHERE: Iova = Iova(u64::MAX);
 
 fn ring(domain: &TestDomain, id: u32, doorbell: u64) -> Result<Doorbell, DoorbellError> {
     ring_below(domain, id, doorbell, ANYWHERE)
-}
-
-fn ring_below(
-    domain: &TestDomain,
-    id: u32,
-    doorbell: u64,
-    limit: Iova,
-) -> Result<Doorbell, DoorbellError> {
-    // SAFETY: the endpoints are functions of the test, and nothing is at the address.
-    unsafe { domain.map_doorbell(endpoint(id), PhysAddr(doorbell), limit) }
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! What the tests of the driver share: the driver on top of the model device.
 
 use virtio_iommu::{
-    Access, Domain, EndpointId, Iommu, Iova, IovaRange, MapOptions, Options, PhysAddr, PhysRange,
-    StartError,
+    Access, Domain, Doorbell, DoorbellError, EndpointId, Iommu, Iova, IovaRange, MapOptions,
+    Options, PhysAddr, PhysRange, StartError,
 };
 
 use crate::model::platform::ModelPlatform;
@@ -164,4 +164,15 @@ pub fn refused_early(model: &Model) -> StartError {
     assert_eq!(late, None, "after {error}");
     assert_eq!(model.request_count(), 0);
     error
+}
+
+/// A way to a doorbell for an endpoint, up to an address.
+pub fn ring_below(
+    domain: &TestDomain,
+    id: u32,
+    doorbell: u64,
+    limit: Iova,
+) -> Result<Doorbell, DoorbellError> {
+    // SAFETY: the endpoints are functions of the test, and nothing is at the address.
+    unsafe { domain.map_doorbell(endpoint(id), PhysAddr(doorbell), limit) }
 }

@@ -19,7 +19,7 @@ const WATCHDOG: Duration = Duration::from_secs(30);
 /// Multiplies the watchdog's time on slow machines.
 pub const FACTOR_VARIABLE: &str = "VIOMMU_TIMEOUT_FACTOR";
 /// Makes a missing QEMU or toolchain a failure, as `CI` does.
-pub const REQUIRE_VARIABLE: &str = "VIOMMU_REQUIRE_QEMU";
+pub const REQUIRE_VARIABLE: &str = xtask::ci::REQUIRE_QEMU;
 /// How much a VM may say on its serial line, and QEMU on its own, in bytes each.
 const OUTPUT: usize = 2 << 20;
 /// How large a trace may become, in bytes.

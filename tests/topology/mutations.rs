@@ -14,38 +14,13 @@ use crate::config_space::{Model, Port, ROOT};
 use crate::fdt::Node;
 use crate::machine::{DMA, PCI, machine};
 use crate::qemu_trees::{AARCH64_ROOT_PORT, RISCV64_MMIO, RISCV64_SLOT_1};
+use crate::random::{Random, variable};
 use crate::walk::{EDU, IOMMU, MIB};
 
 /// How many trees are read when nobody says otherwise.
 const DEFAULT_MUTATIONS: u64 = 50_000;
 /// What one tree of a few KiB may take; in truth it is well below a millisecond.
 const LIMIT: Duration = Duration::from_millis(500);
-
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ x >> 31
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-}
-
-fn variable(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(value) => value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is no number")),
-        Err(_) => default,
-    }
-}
 
 /// One to four changes: a byte, a bit, a word with a value of interest, a word from elsewhere, or
 /// a shorter blob.

@@ -12,38 +12,13 @@ use virtio_iommu::topology::{
 
 use crate::naive::{self, Answer};
 use crate::qemu_tables::{BRIDGES, BYPASS, PC, PXB, Q35, ROOT_PORT, SLOT_5};
+use crate::random::{Random, variable};
 use crate::writer::{Range, Table, plain, seal};
 
 /// How many tables are read when nobody says otherwise.
 const DEFAULT_MUTATIONS: u64 = 100_000;
 /// What one table of a few hundred bytes may take; in truth it is some microseconds.
 const LIMIT: Duration = Duration::from_secs(2);
-
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ x >> 31
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-}
-
-fn variable(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(value) => value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is no number")),
-        Err(_) => default,
-    }
-}
 
 /// All types of nodes, references both ways, several segments, an overlap, an unknown node.
 fn everything() -> Vec<u8> {
