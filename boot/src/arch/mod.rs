@@ -18,7 +18,7 @@
 //! | `set_alarm` | a timer interrupt at a tick; it wakes the CPU and does nothing else |
 //! | `Controller` | the interrupt controller: lines, pins, messages, claim and complete |
 //! | `exit` | ends the emulator with a code |
-//! | `firmware_power_off` | ends the emulator the way a firmware does: code 0 |
+//! | `firmware_power_off` | ends the emulator the way a firmware does, with code 0; never returns |
 //!
 //! Entry code per architecture maps physical memory at [`DIRECT_MAP`] and nothing else: there is no
 //! identity mapping while Rust runs, so that a physical address used as a pointer, or a pointer

@@ -47,8 +47,8 @@ pub fn exit(code: u32) -> ! {
     qemu_exit::AArch64::new().exit(code)
 }
 
-/// Asks the firmware to power the machine off: the emulator ends with code 0.
-pub fn firmware_power_off() {
+/// Asks the firmware to power the machine off, and waits for it: the emulator ends with code 0.
+pub fn firmware_power_off() -> ! {
     const SYSTEM_OFF: u64 = 0x8400_0008;
     // SAFETY: a PSCI call without arguments; x0 to x17 are the callee's.
     unsafe {
@@ -58,5 +58,8 @@ pub fn firmware_power_off() {
             clobber_abi("C"),
             options(nostack),
         );
+    }
+    loop {
+        core::hint::spin_loop();
     }
 }

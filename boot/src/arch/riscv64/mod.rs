@@ -60,8 +60,8 @@ pub fn exit(code: u32) -> ! {
     }
 }
 
-/// Asks the firmware to power the machine off: the emulator ends with code 0.
-pub fn firmware_power_off() {
+/// Asks the firmware to power the machine off, and waits for it: the emulator ends with code 0.
+pub fn firmware_power_off() -> ! {
     const SYSTEM_RESET: usize = 0x5352_5354;
     // SAFETY: an SBI call: system reset, type 0 (shutdown), reason 0. OpenSBI preserves every
     // register except a0 and a1.
@@ -74,5 +74,8 @@ pub fn firmware_power_off() {
             in("a7") SYSTEM_RESET,
             options(nostack),
         );
+    }
+    loop {
+        core::hint::spin_loop();
     }
 }

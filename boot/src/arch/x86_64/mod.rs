@@ -40,8 +40,8 @@ pub fn exit(code: u32) -> ! {
     device.exit(code >> 1)
 }
 
-/// Asks the chipset to power the machine off: the emulator ends with code 0.
-pub fn firmware_power_off() {
+/// Asks the chipset to power the machine off, and waits for it: the emulator ends with code 0.
+pub fn firmware_power_off() -> ! {
     /// PM1a control, where SeaBIOS puts it on `q35`.
     const PM1_CONTROL: u16 = 0x604;
     /// Enter sleep state 5, which QEMU calls type 0.
@@ -49,4 +49,8 @@ pub fn firmware_power_off() {
     let mut control = Port::new(PM1_CONTROL);
     // SAFETY: the machine stops, and nothing else happens.
     unsafe { control.write(SLEEP) };
+    // The emulator stops the CPU a little later.
+    loop {
+        core::hint::spin_loop();
+    }
 }
