@@ -55,8 +55,9 @@ impl EventQueue {
                     next: 0,
                 },
             );
-            ring.publish(index);
+            ring.prepare(index);
         }
+        ring.publish();
         Some(Self {
             ring,
             buffers,
@@ -115,7 +116,8 @@ impl EventQueue {
             self.buffers
                 .read_bytes(STRIDE * usize::from(index), &mut bytes);
         }
-        self.ring.publish(index);
+        self.ring.prepare(index);
+        self.ring.publish();
         if !whole {
             count(&mut self.counters.malformed);
             return Some(Event::Nothing);

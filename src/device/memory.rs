@@ -3,6 +3,7 @@
 //! There are no references into it: the device may change any byte at any time. Accesses are
 //! volatile, aligned, checked against the bounds, and ordered by the fences of their callers.
 
+use core::marker::PhantomData;
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 
@@ -58,6 +59,22 @@ impl SharedMemory {
         Some(unsafe { self.memory.virt.add(offset) }.cast())
     }
 
+    /// `len` elements from `offset`, as one array; `None` if they are not inside or not aligned.
+    ///
+    /// # Safety
+    ///
+    /// The view is not used after [`free`](Self::free).
+    pub(crate) unsafe fn view<T>(&self, offset: usize, len: usize) -> Option<View<T>> {
+        let bytes = len.checked_mul(size_of::<T>())?;
+        let end = offset.checked_add(bytes)?;
+        if end > self.pages.get() * PAGE_SIZE || !offset.is_multiple_of(align_of::<T>()) {
+            return None;
+        }
+        // SAFETY: `offset` is inside the allocation that `memory.virt` starts, or at its end.
+        let start = unsafe { self.memory.virt.add(offset) }.cast();
+        Some(View { start, len })
+    }
+
     /// Reads the value at `offset`; 0 where there is none, which is a defect of the caller.
     #[inline]
     pub(crate) fn read<T: Word>(&self, offset: usize) -> T {
@@ -91,6 +108,92 @@ impl SharedMemory {
         for at in offset..offset + len {
             self.write(at, value);
         }
+    }
+}
+
+/// An array in shared memory: bounds and alignment were checked once, indices are each time.
+#[derive(Debug)]
+pub(crate) struct View<T> {
+    start: NonNull<T>,
+    len: usize,
+}
+
+// SAFETY: whoever made the view promised that it does not outlive the memory, which may be accessed
+// from any thread.
+unsafe impl<T> Send for View<T> {}
+
+impl<T> View<T> {
+    /// A pointer to an element, if it exists.
+    #[inline]
+    fn at(&self, index: usize) -> Option<NonNull<T>> {
+        debug_assert!(index < self.len);
+        if index >= self.len {
+            return None;
+        }
+        // SAFETY: the element is inside the array that was checked when the view was made.
+        Some(unsafe { self.start.add(index) })
+    }
+}
+
+impl<T: Word> View<T> {
+    /// Reads an element; 0 where there is none, which is a defect of the caller.
+    #[inline]
+    pub(crate) fn read(&self, index: usize) -> T {
+        let Some(at) = self.at(index) else {
+            return T::default();
+        };
+        // SAFETY: `at` checked the index, the memory is there as long as the view is used, and any
+        // bit pattern is a valid `Word`.
+        let value = unsafe { at.read_volatile() };
+        value.little_endian()
+    }
+
+    /// Writes an element; nothing where there is none, which is a defect of the caller.
+    #[inline]
+    pub(crate) fn write(&self, index: usize, value: T) {
+        if let Some(at) = self.at(index) {
+            // SAFETY: `at` checked the index, and the memory is there as long as the view is used.
+            unsafe { at.write_volatile(value.little_endian()) }
+        }
+    }
+}
+
+impl<const WORDS: usize> View<[u64; WORDS]> {
+    /// An element whose words can be accessed without further checks.
+    #[inline]
+    pub(crate) fn block(&self, index: usize) -> Option<Block<'_, WORDS>> {
+        let at = self.at(index)?;
+        let view = PhantomData;
+        Some(Block { at, view })
+    }
+}
+
+/// Some words in shared memory.
+pub(crate) struct Block<'a, const WORDS: usize> {
+    at: NonNull<[u64; WORDS]>,
+    view: PhantomData<&'a View<[u64; WORDS]>>,
+}
+
+impl<const WORDS: usize> Block<'_, WORDS> {
+    /// Reads a word.
+    #[inline]
+    pub(crate) fn read<const AT: usize>(&self) -> u64 {
+        const { assert!(AT < WORDS) };
+        // SAFETY: inside of the block.
+        let at = unsafe { self.at.cast::<u64>().add(AT) };
+        // SAFETY: `View::block` checked the index of the block; any bit pattern is a number.
+        let value = unsafe { at.read_volatile() };
+        u64::from_le(value)
+    }
+
+    /// Writes a word.
+    #[inline]
+    pub(crate) fn write<const AT: usize>(&self, value: u64) {
+        const { assert!(AT < WORDS) };
+        // SAFETY: inside of the block.
+        let at = unsafe { self.at.cast::<u64>().add(AT) };
+        // SAFETY: `View::block` checked the index of the block.
+        unsafe { at.write_volatile(value.to_le()) }
     }
 }
 

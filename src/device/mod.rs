@@ -27,7 +27,8 @@ pub use faults::Pending;
 pub use requests::RequestError;
 
 pub(crate) use endpoints::{ClaimError, DomainEnd};
-pub(crate) use requests::Outcome;
+pub(crate) use pipeline::BATCH;
+pub(crate) use requests::{Outcome, first_error};
 
 use crate::address::{DomainId, DomainRange, EndpointId};
 use crate::domain::{CreateError, Domain};

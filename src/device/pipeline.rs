@@ -7,61 +7,91 @@ use super::wait::Deadline;
 use crate::platform::Platform;
 use crate::wire::Request;
 
-/// Requests of one caller that share a kick.
+/// Requests of one caller that share a kick, at the most.
 pub(crate) const BATCH: usize = 64;
 
 /// Looks at the ring between two looks at the status, which cost an exit each.
 const LOOKS_PER_STATUS: u32 = 64;
 
-/// The tickets of one batch, by the index of their request in the batch.
-struct Batch {
-    tickets: [Option<Ticket>; BATCH],
-    outcomes: [Option<Outcome>; BATCH],
-    waiting: usize,
+/// Requests of one caller that share a kick, by their index in the batch.
+struct Batch<const N: usize> {
+    /// Of those in flight.
+    tickets: [Option<Ticket>; N],
+    outcomes: [Outcome; N],
+    /// How many were sent. They are sent in their order.
+    sent: usize,
+    /// How many were sent and not answered.
+    open: usize,
+    /// The first one that was not answered, if all answers came in order.
+    first: usize,
 }
 
-impl Batch {
+impl<const N: usize> Batch<N> {
     const fn new() -> Self {
         Self {
-            tickets: [None; BATCH],
-            outcomes: [None; BATCH],
-            waiting: 0,
+            tickets: [None; N],
+            outcomes: [Err(RequestError::NoSlot); N],
+            sent: 0,
+            open: 0,
+            first: 0,
         }
     }
 
-    /// Submits what fits of the requests that were not submitted before; returns how many are left.
-    fn submit(&mut self, device: &mut Device, requests: impl Iterator<Item = Request>) -> usize {
-        let mut left = 0;
-        let mut sent = false;
-        let places = self.tickets.iter_mut().zip(&mut self.outcomes);
-        for (request, (ticket, outcome)) in requests.zip(places) {
-            if ticket.is_some() || outcome.is_some() {
-                continue;
+    /// Sends what fits of the requests that were not sent before; tells whether some are left.
+    #[inline]
+    fn submit(&mut self, device: &mut Device, requests: impl Iterator<Item = Request>) -> bool {
+        let Some(queues) = device.running() else {
+            for outcome in self.outcomes.iter_mut().skip(self.sent) {
+                *outcome = Err(RequestError::NotRunning);
             }
-            // Requests are sent in their order: after the first without a slot, all have to wait.
-            if left > 0 {
-                left += 1;
-                continue;
-            }
-            match device.submit(&request) {
-                Ok(Some(new)) => {
-                    *ticket = Some(new);
-                    self.waiting += 1;
-                    sent = true;
-                }
-                Ok(None) => left += 1,
-                Err(_) => *outcome = Some(Err(RequestError::NotRunning)),
-            }
+            return false;
+        };
+        let before = self.sent;
+        let mut left = false;
+        let places = self.tickets.iter_mut().skip(before);
+        for (place, request) in places.zip(requests.skip(before)) {
+            let Some(ticket) = queues.requests.prepare(&request) else {
+                left = true;
+                break;
+            };
+            *place = Some(ticket);
+            self.sent += 1;
         }
-        if sent {
+        if self.sent > before {
+            self.open += self.sent - before;
             device.kick();
         }
         left
     }
 
     /// Collects the answers that are there.
+    #[inline]
     fn collect(&mut self, device: &mut Device) {
-        device.reap();
+        let Self {
+            tickets,
+            outcomes,
+            open,
+            first,
+            ..
+        } = self;
+        let ticket = tickets.get(*first).copied().flatten();
+        device.reap_for(ticket, |outcome| {
+            if let (Some(ticket), Some(place)) = (tickets.get_mut(*first), outcomes.get_mut(*first))
+            {
+                *ticket = None;
+                *place = outcome;
+            }
+            *open -= 1;
+            *first += 1;
+            tickets.get(*first).copied().flatten()
+        });
+        if *open > 0 {
+            self.collect_in_any_order(device);
+        }
+    }
+
+    #[cold]
+    fn collect_in_any_order(&mut self, device: &mut Device) {
         let Some(queues) = device.running() else {
             return;
         };
@@ -70,13 +100,14 @@ impl Batch {
                 && let Some(answer) = queues.requests.collect(waiting)
             {
                 *ticket = None;
-                *outcome = Some(answer);
-                self.waiting -= 1;
+                *outcome = answer;
+                self.open -= 1;
             }
         }
     }
 
     /// Gives up on what is in flight.
+    #[cold]
     fn abandon(&mut self, device: &mut Device, requests: impl Iterator<Item = Request>) {
         let places = self.tickets.iter_mut().zip(&mut self.outcomes);
         for (request, (ticket, outcome)) in requests.zip(places) {
@@ -84,46 +115,62 @@ impl Batch {
                 if let Some(queues) = &mut device.queues {
                     queues.requests.abandon(waiting, request);
                 }
-                *outcome = Some(Err(RequestError::Unconfirmed));
-                self.waiting -= 1;
+                *outcome = Err(RequestError::Unconfirmed);
+                self.open -= 1;
             }
         }
     }
 }
 
 impl<P: Platform> Shared<P> {
-    /// Sends requests, with one kick per [`BATCH`], and hands each outcome to `done`, in order,
-    /// with the index of its request.
+    /// Sends requests, with one kick per `N`, and hands the outcomes of each kick to `done`, in
+    /// order, with the index of the first.
     ///
     /// `requests` is walked under the lock of the device; `done` is called without it. The
     /// requests are in the ring in their order, but devices may process them in any.
-    pub(crate) fn execute<R>(&self, requests: R, mut done: impl FnMut(usize, Outcome))
-    where
+    #[inline]
+    pub(crate) fn execute<const N: usize, R>(
+        &self,
+        requests: R,
+        mut done: impl FnMut(usize, &[Outcome]),
+    ) where
         R: Iterator<Item = Request> + Clone,
     {
         let mut index = 0;
         let mut rest = requests;
         loop {
-            let batch = rest.clone().take(BATCH);
-            let outcomes = self.execute_batch(batch.clone());
-            let mut any = false;
-            for (request, outcome) in batch.zip(outcomes) {
-                any = true;
-                let outcome = outcome.unwrap_or(Err(RequestError::NoSlot));
-                trace(&request, outcome);
-                done(index, outcome);
-                index += 1;
+            let batch = self.execute_batch::<N, _>(rest.clone().take(N));
+            let count = if batch.sent == N {
+                N
+            } else {
+                // The outcome of those that were not sent says why.
+                rest.clone().take(N).count()
+            };
+            let outcomes = batch.outcomes.get(..count).unwrap_or(&batch.outcomes);
+            if log::max_level() >= log::Level::Trace {
+                for (request, outcome) in rest.clone().zip(outcomes) {
+                    trace(&request, *outcome);
+                }
             }
-            if !any || rest.nth(BATCH - 1).is_none() {
+            if count > 0 {
+                done(index, outcomes);
+            }
+            index += count;
+            if count < N || rest.nth(N - 1).is_none() {
                 return;
             }
         }
     }
 
     /// Sends one request.
+    #[inline]
     pub(crate) fn execute_one(&self, request: Request) -> Outcome {
         let mut outcome = Err(RequestError::NoSlot);
-        self.execute(core::iter::once(request), |_, answer| outcome = answer);
+        self.execute::<1, _>(core::iter::once(request), |_, answers| {
+            if let [answer] = answers {
+                outcome = *answer;
+            }
+        });
         outcome
     }
 
@@ -135,31 +182,42 @@ impl<P: Platform> Shared<P> {
         queues.is_some_and(|queues| queues.requests.may_yet(matches))
     }
 
-    /// Sends up to [`BATCH`] requests. No outcome means that the request was not sent.
-    fn execute_batch<R>(&self, requests: R) -> [Option<Outcome>; BATCH]
+    /// Sends up to `N` requests.
+    #[inline]
+    fn execute_batch<const N: usize, R>(&self, requests: R) -> Batch<N>
     where
         R: Iterator<Item = Request> + Clone,
     {
         let mut batch = Batch::new();
-        let mut unsent = {
+        let left = {
             let mut device = self.device.lock();
             // What is in the ring now cannot be an answer to what is about to be sent.
             device.reap();
-            let unsent = batch.submit(&mut device, requests.clone());
+            let left = batch.submit(&mut device, requests.clone());
             // Most devices have answered before the kick returns.
             batch.collect(&mut device);
-            unsent
+            left
         };
-        let mut deadline = None;
+        if left || batch.open > 0 {
+            self.finish(&mut batch, requests, left);
+        }
+        batch
+    }
+
+    /// Waits for the answers that are missing, and sends what is left when there is room.
+    #[cold]
+    fn finish<const N: usize, R>(&self, batch: &mut Batch<N>, requests: R, mut left: bool)
+    where
+        R: Iterator<Item = Request> + Clone,
+    {
+        let mut deadline = Deadline::after(&self.platform, self.timeout);
         let mut looks = 0_u32;
-        while batch.waiting > 0 || unsent > 0 {
-            let passed = deadline
-                .get_or_insert_with(|| Deadline::after(&self.platform, self.timeout))
-                .passed(&self.platform);
+        while left || batch.open > 0 {
+            let passed = deadline.passed(&self.platform);
             let mut device = self.device.lock();
             batch.collect(&mut device);
-            if unsent > 0 && !passed {
-                unsent = batch.submit(&mut device, requests.clone());
+            if left && !passed {
+                left = batch.submit(&mut device, requests.clone());
                 batch.collect(&mut device);
             }
             if looks.is_multiple_of(LOOKS_PER_STATUS) {
@@ -167,15 +225,15 @@ impl<P: Platform> Shared<P> {
             }
             looks = looks.wrapping_add(1);
             if passed || device.running().is_none() {
-                batch.abandon(&mut device, requests.clone());
-                break;
+                batch.abandon(&mut device, requests);
+                return;
             }
         }
-        batch.outcomes
     }
 }
 
 /// One line per finished request, for whoever compares them with what the device saw.
+#[cold]
 fn trace(request: &Request, outcome: Outcome) {
     const TARGET: &str = "virtio_iommu::request";
     match outcome {

@@ -5,7 +5,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use super::memory::SharedMemory;
+use super::memory::{SharedMemory, View};
 use crate::address::PhysAddr;
 use crate::platform::Platform;
 
@@ -42,21 +42,54 @@ pub(crate) struct UsedIndexJumped;
 #[derive(Debug)]
 pub(crate) struct SplitRing {
     memory: SharedMemory,
+    /// Four words each.
+    descriptors: View<u32>,
+    /// Flags, index, heads.
+    driver: View<u16>,
+    /// Flags, index.
+    device: View<u16>,
+    /// Id and length of each element.
+    used: View<u32>,
     size: u16,
-    /// Heads that were made available, modulo 2^16: the next `avail.idx`.
-    available: u16,
+    /// Heads that were put in the available ring, modulo 2^16.
+    prepared: u16,
     /// Used elements that were taken out, modulo 2^16.
     consumed: u16,
 }
 
+const FLAGS: usize = 0;
+const INDEX: usize = 1;
+const HEADS: usize = 2;
+
 impl SplitRing {
     /// A ring of `size` descriptors, a power of two, at most 32,768.
     pub(crate) fn new<P: Platform>(platform: &P, size: u16) -> Option<Self> {
-        let bytes = used_offset(size) + 6 + USED_ELEMENT_SIZE * usize::from(size);
+        let entries = usize::from(size);
+        let used = used_offset(size);
+        let memory = SharedMemory::new(platform, used + 6 + USED_ELEMENT_SIZE * entries)?;
+        // SAFETY: the views are kept beside the memory, and `into_memory` drops them.
+        let descriptors = unsafe { memory.view(0, 4 * entries) };
+        // SAFETY: as above.
+        let driver = unsafe { memory.view(available_offset(size), HEADS + entries) };
+        // SAFETY: as above.
+        let device = unsafe { memory.view(used, HEADS) };
+        // SAFETY: as above.
+        let elements = unsafe { memory.view(used + 4, 2 * entries) };
+        let (Some(descriptors), Some(driver), Some(device), Some(elements)) =
+            (descriptors, driver, device, elements)
+        else {
+            // SAFETY: no device was told of it.
+            unsafe { memory.free(platform) };
+            return None;
+        };
         Some(Self {
-            memory: SharedMemory::new(platform, bytes)?,
+            memory,
+            descriptors,
+            driver,
+            device,
+            used: elements,
             size,
-            available: 0,
+            prepared: 0,
             consumed: 0,
         })
     }
@@ -64,15 +97,14 @@ impl SplitRing {
     /// Asks the device not to interrupt for used elements (§2.7.7): they are polled for. It may
     /// do so all the same.
     pub(crate) fn suppress_interrupts(&self) {
-        self.memory
-            .write(available_offset(self.size), AVAIL_F_NO_INTERRUPT);
+        self.driver.write(FLAGS, AVAIL_F_NO_INTERRUPT);
     }
 
     /// Asks the device to interrupt for used elements again.
     ///
     /// Those that came before the device saw it cause no interrupt: look for them afterwards.
     pub(crate) fn allow_interrupts(&self) {
-        self.memory.write(available_offset(self.size), 0_u16);
+        self.driver.write(FLAGS, 0);
         // The flag must be visible before the used ring is looked at once more.
         fence(Ordering::SeqCst);
     }
@@ -93,30 +125,36 @@ impl SplitRing {
 
     /// Writes a descriptor. Its chain must not be available to the device.
     pub(crate) fn set_descriptor(&self, index: u16, descriptor: Descriptor) {
-        let at = DESCRIPTOR_SIZE * usize::from(index);
-        self.memory.write(at, descriptor.address.0);
-        self.memory.write(at + 8, descriptor.len);
-        self.memory.write(at + 12, descriptor.flags);
-        self.memory.write(at + 14, descriptor.next);
+        let at = 4 * usize::from(index);
+        let address = descriptor.address.0;
+        self.descriptors.write(at, address as u32);
+        self.descriptors.write(at + 1, (address >> 32) as u32);
+        self.descriptors.write(at + 2, descriptor.len);
+        let flags = u32::from(descriptor.flags) | u32::from(descriptor.next) << 16;
+        self.descriptors.write(at + 3, flags);
     }
 
     /// Changes the length of a descriptor. Its chain must not be available to the device.
     #[inline]
     pub(crate) fn set_len(&self, index: u16, len: u32) {
-        self.memory
-            .write(DESCRIPTOR_SIZE * usize::from(index) + 8, len);
+        self.descriptors.write(4 * usize::from(index) + 2, len);
     }
 
-    /// Makes a chain available. The device may begin at once, kicked or not.
+    /// Puts a chain in the available ring. The device learns of it with the next
+    /// [`publish`](Self::publish).
     #[inline]
-    pub(crate) fn publish(&mut self, head: u16) {
-        let slot = self.available & (self.size - 1);
-        let ring = available_offset(self.size);
-        self.memory.write(ring + 4 + 2 * usize::from(slot), head);
-        self.available = self.available.wrapping_add(1);
-        // The device must not see the index before the chain (§2.7.13.3).
+    pub(crate) fn prepare(&mut self, head: u16) {
+        let place = usize::from(self.prepared & (self.size - 1));
+        self.driver.write(HEADS + place, head);
+        self.prepared = self.prepared.wrapping_add(1);
+    }
+
+    /// Makes all chains that were prepared available. The device may begin at once, kicked or not.
+    #[inline]
+    pub(crate) fn publish(&self) {
+        // The device must not see the index before the chains (§2.7.13.3).
         fence(Ordering::Release);
-        self.memory.write(ring + 2, self.available);
+        self.driver.write(INDEX, self.prepared);
     }
 
     /// Whether the device wants to be notified of what was published (§2.7.7).
@@ -125,36 +163,39 @@ impl SplitRing {
         // The index must be visible before the flags are read (§2.7.13.4.1): a device that is
         // about to stop suppressing looks at the index afterwards.
         fence(Ordering::SeqCst);
-        let flags: u16 = self.memory.read(used_offset(self.size));
-        flags & USED_F_NO_NOTIFY == 0
+        self.device.read(FLAGS) & USED_F_NO_NOTIFY == 0
     }
 
     /// Takes the next used element out, if there is one.
     #[inline]
     pub(crate) fn next_used(&mut self) -> Result<Option<Used>, UsedIndexJumped> {
-        let waiting = self.waiting()?;
-        if waiting == 0 {
+        if self.waiting()? == 0 {
             return Ok(None);
         }
-        // The element must not be read before the index that announced it.
-        fence(Ordering::Acquire);
-        let slot = self.consumed & (self.size - 1);
-        let at = used_offset(self.size) + 4 + USED_ELEMENT_SIZE * usize::from(slot);
+        Ok(Some(self.take_used()))
+    }
+
+    /// Takes out one of the used elements that [`waiting`](Self::waiting) has counted.
+    #[inline]
+    pub(crate) fn take_used(&mut self) -> Used {
+        let place = 2 * usize::from(self.consumed & (self.size - 1));
         self.consumed = self.consumed.wrapping_add(1);
-        Ok(Some(Used {
-            id: self.memory.read(at),
-            len: self.memory.read(at + 4),
-        }))
+        Used {
+            id: self.used.read(place),
+            len: self.used.read(place + 1),
+        }
     }
 
     /// Used elements that were not taken out yet.
+    #[inline]
     pub(crate) fn waiting(&self) -> Result<u16, UsedIndexJumped> {
-        let used: u16 = self.memory.read(used_offset(self.size) + 2);
-        let waiting = used.wrapping_sub(self.consumed);
-        let outstanding = self.available.wrapping_sub(self.consumed);
+        let waiting = self.device.read(INDEX).wrapping_sub(self.consumed);
+        let outstanding = self.prepared.wrapping_sub(self.consumed);
         if waiting > outstanding {
             return Err(UsedIndexJumped);
         }
+        // The elements must not be read before the index that announced them.
+        fence(Ordering::Acquire);
         Ok(waiting)
     }
 }

@@ -6,11 +6,11 @@ use core::time::Duration;
 use virtio_drivers::transport::DeviceStatus;
 
 use super::events::EventQueue;
-use super::requests::{RequestQueue, Ticket};
+use super::requests::{Outcome, RequestQueue, Ticket};
 use super::transport::Link;
 use super::wait::Deadline;
 use crate::platform::Platform;
-use crate::wire::{REQUEST_QUEUE, Request};
+use crate::wire::REQUEST_QUEUE;
 
 /// The parts that the lock of the device guards.
 pub(crate) struct Device {
@@ -93,6 +93,7 @@ impl Device {
     }
 
     /// The queues of a device that runs.
+    #[inline]
     pub(crate) fn running(&mut self) -> Option<&mut Queues> {
         if self.broken {
             return None;
@@ -105,25 +106,33 @@ impl Device {
         self.broken
     }
 
-    /// Submits `request`, without a kick. `Ok(None)` when no slot is free.
-    pub(crate) fn submit(&mut self, request: &Request) -> Result<Option<Ticket>, NotRunning> {
-        let queues = self.running().ok_or(NotRunning)?;
-        Ok(queues.requests.submit(request))
-    }
-
-    /// Notifies the device of submitted requests, unless it asked not to be.
+    /// Makes the requests that were prepared available, and notifies the device of them, unless it
+    /// asked not to be.
+    #[inline]
     pub(crate) fn kick(&mut self) {
-        if let Some(queues) = &self.queues
-            && queues.requests.ring().wants_kick()
-        {
-            self.link.notify(REQUEST_QUEUE);
+        if let Some(queues) = &self.queues {
+            let ring = queues.requests.ring();
+            ring.publish();
+            if ring.wants_kick() {
+                self.link.notify(REQUEST_QUEUE);
+            }
         }
     }
 
-    /// Takes answers out of the ring.
+    /// Takes answers out of the ring, for whoever waits for them.
     pub(crate) fn reap(&mut self) {
+        self.reap_for(None, |_| None);
+    }
+
+    /// As [`RequestQueue::reap`].
+    #[inline]
+    pub(crate) fn reap_for(
+        &mut self,
+        first: Option<Ticket>,
+        sink: impl FnMut(Outcome) -> Option<Ticket>,
+    ) {
         if let Some(queues) = self.running()
-            && queues.requests.reap().is_err()
+            && queues.requests.reap(first, sink).is_err()
         {
             log::error!("the used ring of the request queue is corrupt: the IOMMU needs a reset");
             self.broken = true;
@@ -152,7 +161,3 @@ impl Device {
         Some(queues)
     }
 }
-
-/// The device is broken or was stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NotRunning;

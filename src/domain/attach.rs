@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::ledger::{Entry, State};
 use super::{AttachError, Domain, DomainState};
 use crate::address::{EndpointId, Iova, IovaRange};
-use crate::device::{RequestError, Shared};
+use crate::device::{BATCH, RequestError, Shared, first_error};
 use crate::platform::Platform;
 use crate::wire::Request;
 
@@ -122,8 +122,9 @@ impl<P: Platform> Domain<P> {
             phys_start: entry.phys,
             access: entry.access,
         });
-        self.shared
-            .execute(requests, |_, outcome| failure = failure.or(outcome.err()));
+        self.shared.execute::<BATCH, _>(requests, |_, outcomes| {
+            failure = failure.or(first_error(outcomes));
+        });
         let Some(error) = failure else {
             return Ok(());
         };

@@ -3,6 +3,7 @@
 use super::ledger::{Entry, State};
 use super::{Domain, DomainState, MapError, UnmapError};
 use crate::address::{Iova, IovaRange, PhysRange};
+use crate::device::BATCH;
 use crate::iova::IovaError;
 use crate::platform::Platform;
 use crate::wire::{Access, Features, Request};
@@ -198,24 +199,25 @@ impl<P: Platform> Domain<P> {
             phys_start: phys.start(),
             access,
         });
-        self.shared.execute(requests, |i, outcome| {
-            let Some(range) = iova.get(i) else { return };
+        self.shared.execute::<BATCH, _>(requests, |first, outcomes| {
             let mut state = self.state.lock();
-            match outcome {
-                Ok(()) => {
-                    state
-                        .ledger
-                        .transition(*range, State::Mapping, State::Mapped);
-                }
-                Err(error) => {
-                    failure = failure.or(Some(error));
-                    if error.had_no_effect() {
-                        state.forget(*range);
-                    } else {
-                        exposed = true;
+            for (range, outcome) in iova.iter().skip(first).zip(outcomes) {
+                match outcome {
+                    Ok(()) => {
                         state
                             .ledger
-                            .transition(*range, State::Mapping, State::Quarantined);
+                            .transition(*range, State::Mapping, State::Mapped);
+                    }
+                    Err(error) => {
+                        failure = failure.or(Some(*error));
+                        if error.had_no_effect() {
+                            state.forget(*range);
+                        } else {
+                            exposed = true;
+                            state
+                                .ledger
+                                .transition(*range, State::Mapping, State::Quarantined);
+                        }
                     }
                 }
             }
@@ -303,16 +305,17 @@ impl<P: Platform> Domain<P> {
             domain: self.id,
             virt: *virt,
         });
-        self.shared.execute(requests, |i, outcome| {
-            let Some(range) = iova.get(i) else { return };
+        self.shared.execute::<BATCH, _>(requests, |first, outcomes| {
             let mut state = self.state.lock();
-            match outcome {
-                Ok(()) => state.forget(*range),
-                Err(error) => {
-                    failure = failure.or(Some(error));
-                    state
-                        .ledger
-                        .transition(*range, State::Unmapping, State::Quarantined);
+            for (range, outcome) in iova.iter().skip(first).zip(outcomes) {
+                match outcome {
+                    Ok(()) => state.forget(*range),
+                    Err(error) => {
+                        failure = failure.or(Some(*error));
+                        state
+                            .ledger
+                            .transition(*range, State::Unmapping, State::Quarantined);
+                    }
                 }
             }
         });

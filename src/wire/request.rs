@@ -50,36 +50,18 @@ pub(crate) enum Request {
     },
 }
 
-/// The device-readable part of a request, as little-endian 64-bit words.
+/// The device-readable part of a request, as 64-bit words.
 ///
-/// The last word may be half used: [`len`](Encoded::len) counts bytes.
+/// The words beyond, up to [`len`](Encoded::len), are 0; the last one may be half used.
 pub(crate) struct Encoded {
-    words: [u64; 9],
-    len: u32,
-}
-
-impl Encoded {
-    const fn new<const N: usize>(body: [u64; N], len: u32) -> Self {
-        let mut words = [0; 9];
-        let mut i = 0;
-        while i < N {
-            words[i] = body[i].to_le();
-            i += 1;
-        }
-        Self { words, len }
-    }
-
-    /// The words that hold the request.
-    pub(crate) fn words(&self) -> &[u64] {
-        let used = self.len.div_ceil(8) as usize;
-        self.words.get(..used).unwrap_or(&self.words)
-    }
-
+    /// The first words, in the order of the CPU.
+    pub(crate) words: [u64; 5],
     /// Length of the request, in bytes.
-    pub(crate) const fn len(&self) -> u32 {
-        self.len
-    }
+    pub(crate) len: u32,
 }
+
+/// The longest request, in 64-bit words.
+pub(crate) const REQUEST_WORDS: usize = 9;
 
 /// `low` at the lower address, `high` at the higher one.
 const fn pair(low: u64, high: u32) -> u64 {
@@ -108,25 +90,28 @@ impl Request {
         }
     }
 
+    /// Whether it is a PROBE, whose answer is longer than a tail.
+    pub(crate) const fn is_probe(&self) -> bool {
+        matches!(self, Self::Probe { .. })
+    }
+
     /// Lays the request out as §5.13.6.3 to §5.13.6.7 say; all reserved bytes are 0.
-    pub(crate) fn encode(&self) -> Encoded {
-        match *self {
+    #[inline]
+    pub(crate) const fn encode(&self) -> Encoded {
+        let (words, len) = match *self {
             // head, domain | endpoint, flags | reserved[4]
             Self::Attach {
                 domain,
                 endpoint,
                 flags,
-            } => Encoded::new(
-                [
-                    pair(TYPE_ATTACH, domain.0),
-                    pair(endpoint.0.into(), flags.bits()),
-                    0,
-                ],
-                20,
-            ),
+            } => {
+                let head = pair(TYPE_ATTACH, domain.0);
+                ([head, pair(endpoint.0 as u64, flags.bits()), 0, 0, 0], 20)
+            }
             // head, domain | endpoint, reserved[8]
             Self::Detach { domain, endpoint } => {
-                Encoded::new([pair(TYPE_DETACH, domain.0), endpoint.0.into(), 0], 20)
+                let head = pair(TYPE_DETACH, domain.0);
+                ([head, endpoint.0 as u64, 0, 0, 0], 20)
             }
             // head, domain | virt_start | virt_end | phys_start | flags
             Self::Map {
@@ -134,24 +119,20 @@ impl Request {
                 virt,
                 phys_start,
                 access,
-            } => Encoded::new(
-                [
-                    pair(TYPE_MAP, domain.0),
-                    virt.start().0,
-                    virt.end().0,
-                    phys_start.0,
-                    access.bits().into(),
-                ],
-                36,
-            ),
+            } => {
+                let head = pair(TYPE_MAP, domain.0);
+                let (start, end) = (virt.start().0, virt.end().0);
+                ([head, start, end, phys_start.0, access.bits() as u64], 36)
+            }
             // head, domain | virt_start | virt_end | reserved[4]
-            Self::Unmap { domain, virt } => Encoded::new(
-                [pair(TYPE_UNMAP, domain.0), virt.start().0, virt.end().0, 0],
-                28,
-            ),
+            Self::Unmap { domain, virt } => {
+                let head = pair(TYPE_UNMAP, domain.0);
+                ([head, virt.start().0, virt.end().0, 0, 0], 28)
+            }
             // head, endpoint | reserved[64]
-            Self::Probe { endpoint } => Encoded::new([pair(TYPE_PROBE, endpoint.0)], 72),
-        }
+            Self::Probe { endpoint } => ([pair(TYPE_PROBE, endpoint.0), 0, 0, 0, 0], 72),
+        };
+        Encoded { words, len }
     }
 }
 
