@@ -102,6 +102,13 @@ pub use wire::{
     ReservedRegion, Status,
 };
 
+/// What the benchmarks need of the inside. Not part of the API: no promise of stability.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::iova::{IovaError, Slot, Space, Wish};
+}
+
 /// The example of the README is compiled as a test.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,0 +1,161 @@
+//! Ranges that were given back, kept in the tree for the next wish of the same length.
+//!
+//! One list per length of 1 to 64 granules. Giving a range back and taking it again touches its
+//! node and the head of a list, and not the tree. The lists are linked one way, so a range that is
+//! taken off the tree in some other way stays on its list, as [`State::Dead`], until it is met.
+
+use super::node::{NIL, State};
+use super::tree::Tree;
+
+/// The longest ranges that are kept, in granules.
+const LONGEST: usize = 64;
+
+/// How many ranges of a list are looked at before the tree is asked.
+const LOOKED_AT: usize = 4;
+
+/// The heads of the lists.
+#[derive(Debug)]
+pub(super) struct Classes {
+    /// By length in granules; the first stays empty.
+    heads: [u32; LONGEST + 1],
+    /// How many nodes are on all lists.
+    listed: usize,
+    /// The list that gave up a range last.
+    last: usize,
+}
+
+impl Classes {
+    pub(super) const fn new() -> Self {
+        Self {
+            heads: [NIL; LONGEST + 1],
+            listed: 0,
+            last: 0,
+        }
+    }
+
+    /// The class of ranges of so many granules; 0 if they are not kept.
+    pub(super) fn of(granules: u64) -> u8 {
+        match u8::try_from(granules) {
+            Ok(class) if usize::from(class) <= LONGEST => class,
+            _ => 0,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.listed == 0
+    }
+
+    /// Keeps a range of the tree whose class is not 0.
+    pub(super) fn push<V: Copy>(&mut self, tree: &mut Tree<V>, index: u32) {
+        let Some(node) = tree.slab.at_mut(index) else {
+            return;
+        };
+        if let Some(head) = self.heads.get_mut(usize::from(node.class)) {
+            node.state = State::Cached;
+            node.link = *head;
+            *head = index;
+            self.listed += 1;
+        }
+    }
+
+    /// Takes a range of a class that is as wished: one of the last few that were given back.
+    pub(super) fn pop<V: Copy>(
+        &mut self,
+        tree: &mut Tree<V>,
+        class: u8,
+        is_wished: impl Fn(u64, u64) -> bool,
+    ) -> Option<u32> {
+        let head = self.heads.get_mut(usize::from(class))?;
+        let mut before = NIL;
+        let mut cursor = *head;
+        for _ in 0..LOOKED_AT {
+            if cursor == NIL {
+                break;
+            }
+            tree.slab.step();
+            let index = cursor;
+            let node = tree.slab.at(index);
+            let cached = node.state == State::Cached;
+            cursor = node.link;
+            if cached && !is_wished(node.start, node.end) {
+                before = index;
+                continue;
+            }
+            match tree.slab.at_mut(before) {
+                None => *head = cursor,
+                Some(before) => before.link = cursor,
+            }
+            self.listed = self.listed.saturating_sub(1);
+            if cached {
+                if let Some(node) = tree.slab.at_mut(index) {
+                    node.state = State::Used;
+                    node.link = NIL;
+                }
+                return Some(index);
+            }
+            tree.slab.release(index);
+        }
+        None
+    }
+
+    /// Takes a range that is kept off the tree: its addresses are free, its node when it is met.
+    pub(super) fn kill<V: Copy>(tree: &mut Tree<V>, index: u32) {
+        tree.remove(index);
+        if let Some(node) = tree.slab.at_mut(index) {
+            node.state = State::Dead;
+        }
+    }
+
+    /// Frees the node of one range that is kept, of another class than the last time if there is
+    /// one. `false` if none is kept.
+    pub(super) fn evict_one<V: Copy>(&mut self, tree: &mut Tree<V>) -> bool {
+        for _ in 0..=LONGEST {
+            self.last = (self.last + 1) % (LONGEST + 1);
+            if self.evict(tree, self.last) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Frees all ranges that are kept. `false` if none is.
+    pub(super) fn evict_all<V: Copy>(&mut self, tree: &mut Tree<V>) -> bool {
+        let some = !self.is_empty();
+        for class in 0..=LONGEST {
+            while self.evict(tree, class) {}
+        }
+        some
+    }
+
+    fn evict<V: Copy>(&mut self, tree: &mut Tree<V>, class: usize) -> bool {
+        let Some(head) = self.heads.get_mut(class).filter(|head| **head != NIL) else {
+            return false;
+        };
+        let index = *head;
+        let node = tree.slab.at(index);
+        *head = node.link;
+        self.listed = self.listed.saturating_sub(1);
+        if node.state == State::Cached {
+            tree.remove(index);
+        }
+        tree.slab.release(index);
+        true
+    }
+
+    /// The ranges on the list of a class.
+    #[cfg(test)]
+    pub(super) fn list<V: Copy>(&self, tree: &Tree<V>, class: usize) -> alloc::vec::Vec<u32> {
+        let mut list = alloc::vec::Vec::new();
+        let mut cursor = self.heads[class];
+        while cursor != NIL {
+            list.push(cursor);
+            cursor = tree.slab.at(cursor).link;
+        }
+        list
+    }
+
+    #[cfg(test)]
+    pub(super) fn listed(&self) -> usize {
+        self.listed
+    }
+}
