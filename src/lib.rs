@@ -82,6 +82,7 @@ extern crate alloc;
 
 pub mod address;
 mod device;
+pub mod dma;
 mod domain;
 mod iova;
 mod platform;
@@ -94,7 +95,8 @@ pub use device::{
     StartError,
 };
 pub use domain::{
-    AttachError, CreateError, Domain, Doorbell, DoorbellError, MapError, MapOptions, UnmapError,
+    AttachError, CreateError, Domain, DomainOptions, Doorbell, DoorbellError, MapError, MapOptions,
+    Released, UnmapError,
 };
 pub use platform::{HalPlatform, PAGE_SIZE, Pages, Platform};
 pub use wire::{

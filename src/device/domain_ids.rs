@@ -10,6 +10,7 @@ pub(crate) struct DomainIds {
     range: DomainRange,
     /// Sorted.
     taken: Vec<DomainId>,
+    serial: u64,
 }
 
 impl DomainIds {
@@ -17,7 +18,14 @@ impl DomainIds {
         Self {
             range,
             taken: Vec::new(),
+            serial: 0,
         }
+    }
+
+    /// A number that no domain had before.
+    pub(crate) fn next_serial(&mut self) -> u64 {
+        self.serial = self.serial.wrapping_add(1);
+        self.serial
     }
 
     /// The lowest free id.

@@ -29,9 +29,10 @@ pub use requests::RequestError;
 pub(crate) use endpoints::{ClaimError, DomainEnd};
 pub(crate) use pipeline::BATCH;
 pub(crate) use requests::{Outcome, first_error};
+pub(crate) use wait::Deadline;
 
 use crate::address::{DomainId, DomainRange, EndpointId};
-use crate::domain::{CreateError, Domain};
+use crate::domain::{CreateError, Domain, DomainOptions};
 use crate::platform::Platform;
 use crate::wire::{Features, Geometry, ReservedRegion};
 use bring_up::{Started, give_up};
@@ -117,7 +118,7 @@ impl<P: Platform> core::fmt::Debug for Iommu<P> {
 
 /// What the handles share.
 pub(crate) struct Shared<P: Platform> {
-    pub(crate) platform: P,
+    pub(crate) platform: Arc<P>,
     pub(crate) device: Mutex<P::Lock, Device>,
     pub(crate) endpoints: Endpoints<P::Lock>,
     pub(crate) domain_ids: Mutex<P::Lock, DomainIds>,
@@ -136,9 +137,9 @@ impl<P: Platform> Shared<P> {
             return Ok(());
         };
         let status = || self.device.lock().link.status();
-        let reset = await_reset(status, &self.platform, self.timeout);
+        let reset = await_reset(status, &*self.platform, self.timeout);
         queues
-            .free_after(reset, &self.platform)
+            .free_after(reset, &*self.platform)
             .map_err(|_| ShutdownError)
     }
 }
@@ -198,7 +199,7 @@ impl<P: Platform> Iommu<P> {
             return Err(StartError::Options);
         }
         let mut shared = Shared {
-            platform,
+            platform: Arc::new(platform),
             device: Mutex::new(device),
             endpoints: Endpoints::empty(),
             domain_ids: Mutex::new(DomainIds::new(ids)),
@@ -210,7 +211,7 @@ impl<P: Platform> Iommu<P> {
             offered,
         };
         if let Err(error) = shared.lock_down(endpoints, options.groups) {
-            give_up(shared.device.get_mut(), &shared.platform, shared.timeout);
+            give_up(shared.device.get_mut(), &*shared.platform, shared.timeout);
             return Err(error);
         }
         Ok(Self {
@@ -260,13 +261,16 @@ impl<P: Platform> Iommu<P> {
         self.shared.endpoints.reserved_regions(endpoint)
     }
 
-    /// A new, empty address space with room for `capacity` mappings.
+    /// A new, empty address space. A number is enough of an option: so many mappings.
     ///
     /// # Errors
     ///
     /// [`CreateError`] when no domain id is left, or the device does not answer.
-    pub fn create_domain(&self, capacity: usize) -> Result<Domain<P>, CreateError> {
-        Domain::new(&self.shared, capacity)
+    pub fn create_domain(
+        &self,
+        options: impl Into<DomainOptions>,
+    ) -> Result<Domain<P>, CreateError> {
+        Domain::new(&self.shared, options.into())
     }
 
     /// Resets the device. Requests of handles and domains that are left fail with

@@ -210,10 +210,10 @@ impl<P: Platform> Shared<P> {
     where
         R: Iterator<Item = Request> + Clone,
     {
-        let mut deadline = Deadline::after(&self.platform, self.timeout);
+        let mut deadline = Deadline::after(&*self.platform, self.timeout);
         let mut looks = 0_u32;
         while left || batch.open > 0 {
-            let passed = deadline.passed(&self.platform);
+            let passed = deadline.passed(&*self.platform);
             let mut device = self.device.lock();
             batch.collect(&mut device);
             if left && !passed {

@@ -2,12 +2,12 @@
 
 use alloc::vec::Vec;
 
-use super::ledger::{Entry, State};
+use super::record::State;
 use super::{AttachError, Domain, DomainState};
-use crate::address::{EndpointId, Iova, IovaRange};
+use crate::address::{EndpointId, Iova, IovaRange, PhysAddr};
 use crate::device::{BATCH, RequestError, Shared, first_error};
 use crate::platform::Platform;
-use crate::wire::Request;
+use crate::wire::{Access, Request};
 
 impl<P: Platform> Domain<P> {
     /// Puts an endpoint, and all others of its isolation group, into the address space: from now
@@ -61,18 +61,17 @@ impl<P: Platform> Domain<P> {
             let conflict = state
                 .ledger
                 .iter()
-                .find(|entry| entry.state != State::Quarantined && entry.iova.overlaps(&granules));
+                .find(|entry| !given_up(entry.record.state()) && entry.iova.overlaps(&granules));
             if let Some(entry) = conflict {
                 return Err(AttachError::Conflict {
                     mapping: entry.iova,
                 });
             }
         }
-        let known = |entry: &&Entry| entry.state == State::Mapped;
         let replay = Replay {
             mappings: match state.restored {
                 true => Vec::new(),
-                false => state.ledger.iter().filter(known).copied().collect(),
+                false => state.in_force(),
             },
             // An attempt before this one may have been made, or half made.
             uncertain: !state.restored && !state.members.is_empty(),
@@ -116,11 +115,11 @@ impl<P: Platform> Domain<P> {
             };
             failure = self.shared.execute_one(clear).err();
         }
-        let requests = replay.mappings.iter().map(|entry| Request::Map {
+        let requests = replay.mappings.iter().map(|mapping| Request::Map {
             domain: self.id,
-            virt: entry.iova,
-            phys_start: entry.phys,
-            access: entry.access,
+            virt: mapping.iova,
+            phys_start: mapping.phys,
+            access: mapping.access,
         });
         self.shared.execute::<BATCH, _>(requests, |_, outcomes| {
             failure = failure.or(first_error(outcomes));
@@ -175,12 +174,38 @@ impl<P: Platform> Domain<P> {
 
 /// What the device has to be told when an endpoint is attached.
 struct Replay {
-    mappings: Vec<Entry>,
+    mappings: Vec<Mapping>,
     /// It may have some of the mappings already.
     uncertain: bool,
 }
 
+/// One MAP request of the past.
+struct Mapping {
+    iova: IovaRange,
+    phys: PhysAddr,
+    access: Access,
+}
+
+/// Whether a mapping in this state is none any more, whatever the device may still translate.
+fn given_up(state: State) -> bool {
+    matches!(state, State::Quarantined | State::Retired)
+}
+
 impl DomainState {
+    /// What the device has to know of the mappings, part by part.
+    fn in_force(&self) -> Vec<Mapping> {
+        let known = |state| matches!(state, State::Mapped | State::Parked);
+        self.ledger
+            .iter()
+            .filter(|entry| known(entry.record.state()))
+            .flat_map(|entry| {
+                let access = entry.record.access();
+                let parts = self.ledger.pieces(entry);
+                parts.map(move |(iova, phys)| Mapping { iova, phys, access })
+            })
+            .collect()
+    }
+
     /// Notes that a group is gone.
     fn leave<P: Platform>(&mut self, shared: &Shared<P>, group: &[EndpointId]) {
         self.members.retain(|member| !group.contains(member));
@@ -212,7 +237,7 @@ impl DomainState {
                 _ => merged.push(hole),
             }
         }
-        self.iova.set_holes(merged);
+        self.ledger.set_holes(merged);
     }
 }
 

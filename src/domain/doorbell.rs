@@ -6,7 +6,8 @@
 
 use thiserror::Error;
 
-use super::ledger::State;
+use super::change::Held;
+use super::record::Owner;
 use super::{Domain, DomainState, MapError, MapOptions, UnmapError};
 use crate::address::{EndpointId, Iova, IovaRange, PhysAddr, PhysRange};
 use crate::platform::Platform;
@@ -52,24 +53,19 @@ pub enum DoorbellError {
 #[derive(Debug)]
 pub(super) struct SharedDoorbell {
     phys: PhysRange,
-    iova: IovaRange,
+    mapping: Held,
     users: usize,
 }
 
 impl DomainState {
-    /// Whether `range` belongs to a doorbell, which is not unmapped like memory.
-    pub(super) fn is_doorbell(&self, range: IovaRange) -> bool {
-        self.doorbells.iter().any(|doorbell| doorbell.iova == range)
-    }
-
     /// One more user of the granule, if it is mapped within reach.
     fn join_doorbell(&mut self, phys: PhysRange, limit: Iova) -> Option<Iova> {
         let doorbell = self
             .doorbells
             .iter_mut()
-            .find(|doorbell| doorbell.phys == phys && doorbell.iova.end() <= limit)?;
+            .find(|doorbell| doorbell.phys == phys && doorbell.mapping.iova.end() <= limit)?;
         doorbell.users += 1;
-        Some(doorbell.iova.start())
+        Some(doorbell.mapping.iova.start())
     }
 }
 
@@ -117,21 +113,20 @@ impl<P: Platform> Domain<P> {
             return Ok(mapped(start));
         }
         let options = MapOptions::new(Access::WRITE | Access::MMIO).with_limit(limit);
-        // SAFETY: the contract is the same.
-        let iova = unsafe { self.map(phys, options) }?;
+        let mapping = self.map_held(core::iter::once(phys), options, Owner::Handle)?;
         let mut state = self.state.lock();
         if let Some(start) = state.join_doorbell(phys, limit) {
             // Somebody else was faster. If this fails, the second way to the doorbell stays.
             drop(state);
-            let _ = self.unmap(iova);
+            let _ = self.end(mapping);
             return Ok(mapped(start));
         }
         state.doorbells.push(SharedDoorbell {
             phys,
-            iova,
+            mapping,
             users: 1,
         });
-        Ok(mapped(iova.start()))
+        Ok(mapped(mapping.iova.start()))
     }
 
     /// Gives a doorbell back; the last of its users unmaps it.
@@ -150,7 +145,7 @@ impl<P: Platform> Domain<P> {
             let found = state
                 .doorbells
                 .iter_mut()
-                .find(|doorbell| doorbell.iova.contains(address) && doorbell.users > 0);
+                .find(|doorbell| doorbell.mapping.iova.contains(address) && doorbell.users > 0);
             let Some(found) = found else {
                 return Err(UnmapError::NotMapped(IovaRange::single(address)));
             };
@@ -158,27 +153,24 @@ impl<P: Platform> Domain<P> {
         }
         let mut result = Ok(());
         while let Some(unused) = self.begin_unused_doorbell()? {
-            result = result.and(self.unmap_recorded(core::slice::from_ref(&unused)));
+            let outcome = self.send_end(unused);
+            self.state.lock().settle_end(unused, outcome);
+            result = result.and(outcome.map_err(UnmapError::Quarantined));
         }
         result
     }
 
     /// Forgets a doorbell that nobody uses, and says which UNMAP that takes.
-    fn begin_unused_doorbell(&self) -> Result<Option<IovaRange>, UnmapError> {
+    fn begin_unused_doorbell(&self) -> Result<Option<Held>, UnmapError> {
         let mut state = self.state.lock();
         while let Some(at) = state.doorbells.iter().position(|bell| bell.users == 0) {
-            if state.changing {
+            if state.is_exclusive() {
                 return Err(UnmapError::Busy);
             }
-            let iova = state.doorbells.swap_remove(at).iova;
-            state
-                .ledger
-                .transition(iova, State::Mapped, State::Unmapping);
-            if !state.members.is_empty() {
-                return Ok(Some(iova));
+            let mapping = state.doorbells.swap_remove(at).mapping;
+            if state.begin_end(mapping)? {
+                return Ok(Some(mapping));
             }
-            // The device does not know the domain.
-            state.forget(iova);
         }
         Ok(None)
     }

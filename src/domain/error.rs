@@ -57,8 +57,9 @@ pub enum AttachError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum MapError {
-    /// The slices have different lengths.
-    #[error("there is not one place for each result")]
+    /// There is nothing to map, or more than an address space has, or not one place for each
+    /// result.
+    #[error("the length is out of range")]
     Length,
     /// The domain has no endpoint, so it does not exist at the device.
     #[error("the domain has no endpoint")]

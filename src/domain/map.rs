@@ -1,12 +1,12 @@
-//! Mappings come and go (§5.13.6.5, §5.13.6.6).
+//! The raw interface: ranges of physical memory come and go (§5.13.6.5, §5.13.6.6).
 
-use super::ledger::{Entry, State};
-use super::{Domain, DomainState, MapError, UnmapError};
+use super::change::{Held, Plan};
+use super::record::{Owner, Record, State};
+use super::{Domain, MapError, UnmapError};
 use crate::address::{Iova, IovaRange, PhysRange};
-use crate::device::BATCH;
-use crate::iova::IovaError;
+use crate::device::{BATCH, Outcome, RequestError};
 use crate::platform::Platform;
-use crate::wire::{Access, Features, Request};
+use crate::wire::{Access, Request};
 
 /// What a mapping has to be like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +18,12 @@ pub struct MapOptions {
     /// default.
     pub limit: Iova,
     /// Alignment of the first address, in bytes, a power of two. The granule by default, and at
-    /// least.
+    /// least. Mappings of 2 MiB and more are aligned to the larger page sizes of the device, too,
+    /// where there is room.
     pub align: u64,
+    /// No mapping crosses a multiple of so many bytes, a power of two. 0, the default, is no
+    /// boundary.
+    pub boundary: u64,
 }
 
 impl MapOptions {
@@ -30,6 +34,7 @@ impl MapOptions {
             access,
             limit: Iova(u64::MAX),
             align: 1,
+            boundary: 0,
         }
     }
 
@@ -44,6 +49,13 @@ impl MapOptions {
     #[must_use]
     pub const fn with_align(mut self, align: u64) -> Self {
         self.align = align;
+        self
+    }
+
+    /// Addresses on one side of each multiple of `boundary` bytes.
+    #[must_use]
+    pub const fn with_boundary(mut self, boundary: u64) -> Self {
+        self.boundary = boundary;
         self
     }
 }
@@ -66,11 +78,23 @@ impl<P: Platform> Domain<P> {
     /// [`unmap`](Self::unmap) was confirmed **and** all endpoints of the domain are done with
     /// accesses that they began before, as they or a reset of them say.
     pub unsafe fn map(&self, phys: PhysRange, options: MapOptions) -> Result<IovaRange, MapError> {
-        let mut iova = [IovaRange::single(Iova(0))];
-        // SAFETY: the contract is the same.
-        unsafe { self.map_all(&[phys], options, &mut iova) }?;
-        let [iova] = iova;
-        Ok(iova)
+        let held = self.map_held(core::iter::once(phys), options, Owner::Raw)?;
+        Ok(held.iova)
+    }
+
+    /// Maps one piece of memory, for somebody.
+    #[inline]
+    pub(super) fn map_held(
+        &self,
+        piece: core::iter::Once<PhysRange>,
+        options: MapOptions,
+        owner: Owner,
+    ) -> Result<Held, MapError> {
+        let draft = self.draft(piece, options, 0)?;
+        let plan = self.plan_one(draft, owner)?;
+        let held = plan.held;
+        self.change::<1, _>(&[], &mut [], &[plan], &mut [Default::default()])?;
+        Ok(held)
     }
 
     /// Maps physical memory at an address of the caller's choice.
@@ -90,20 +114,40 @@ impl<P: Platform> Domain<P> {
         access: Access,
     ) -> Result<IovaRange, MapError> {
         let options = MapOptions::new(access);
-        self.check(phys, options)?;
+        self.draft(core::iter::once(phys), options, 0)?;
         let last = phys.end().0 - phys.start().0;
         let end = iova.0.checked_add(last).ok_or(MapError::OutOfRange)?;
         let range = IovaRange::new(iova, Iova(end)).ok_or(MapError::OutOfRange)?;
         if !iova.0.is_multiple_of(self.shared.geometry.granule()) {
             return Err(MapError::Misaligned);
         }
-        {
+        let slot = {
             let mut state = self.state.lock();
             state.ready()?;
-            state.iova.take(range)?;
-            state.record(range, phys, access)?;
-        }
-        self.map_recorded(&[range], &[phys], access)?;
+            let record = Record::new(phys.start(), access, Owner::Raw);
+            state.ledger.insert_at(range, record)?
+        };
+        let outcome = self.shared.execute_one(Request::Map {
+            domain: self.id,
+            virt: range,
+            phys_start: phys.start(),
+            access,
+        });
+        let mut state = self.state.lock();
+        let settled = match outcome {
+            Ok(()) => State::Mapped,
+            Err(error) if error.had_no_effect() => {
+                state.ledger.remove(slot);
+                return Err(MapError::Request(error));
+            }
+            Err(error) => {
+                state
+                    .ledger
+                    .transition(slot, State::Mapping, State::Quarantined);
+                return Err(MapError::Exposed(error));
+            }
+        };
+        state.ledger.transition(slot, State::Mapping, settled);
         Ok(range)
     }
 
@@ -128,29 +172,10 @@ impl<P: Platform> Domain<P> {
             return Err(MapError::Length);
         }
         for piece in phys {
-            self.check(*piece, options)?;
+            self.draft(core::iter::once(*piece), options, 0)?;
         }
         self.record_all(phys, options, iova)?;
         self.map_recorded(iova, phys, options.access)
-    }
-
-    /// What must hold of every mapping before anything is looked at.
-    fn check(&self, phys: PhysRange, options: MapOptions) -> Result<(), MapError> {
-        let access = options.access;
-        if !access.intersects(Access::READ | Access::WRITE) || !Access::all().contains(access) {
-            return Err(MapError::NoAccess);
-        }
-        if access.contains(Access::MMIO) && !self.shared.features.contains(Features::MMIO) {
-            return Err(MapError::MmioUnsupported);
-        }
-        let rest = self.shared.geometry.granule() - 1;
-        if phys.start().0 & rest != 0
-            || phys.end().0 & rest != rest
-            || !options.align.is_power_of_two()
-        {
-            return Err(MapError::Misaligned);
-        }
-        Ok(())
     }
 
     /// Finds and records addresses for all pieces, or for none.
@@ -163,23 +188,26 @@ impl<P: Platform> Domain<P> {
         let mut state = self.state.lock();
         state.ready()?;
         for (i, piece) in phys.iter().enumerate() {
-            let found = match piece.len() {
-                Some(len) => state.iova.alloc(len, options.align, options.limit),
-                None => Err(IovaError::Exhausted),
+            let recorded = self
+                .draft(core::iter::once(*piece), options, 0)
+                .and_then(|draft| self.plan(&mut state, draft, Owner::Raw));
+            let error = match (recorded, iova.get_mut(i)) {
+                (Ok(Plan { held, .. }), Some(place)) => {
+                    *place = held.iova;
+                    continue;
+                }
+                (Ok(Plan { held, .. }), None) => {
+                    state.ledger.remove(held.slot);
+                    MapError::Length
+                }
+                (Err(error), _) => error,
             };
-            let recorded = found
-                .map_err(MapError::from)
-                .and_then(|range| state.record(range, *piece, options.access).map(|()| range));
-            match (recorded, iova.get_mut(i)) {
-                (Ok(range), Some(place)) => *place = range,
-                (Ok(range), None) => state.forget(range),
-                (Err(error), _) => {
-                    for range in iova.iter().take(i) {
-                        state.forget(*range);
-                    }
-                    return Err(error);
+            for range in iova.iter().take(i) {
+                if let Some(slot) = state.ledger.find(*range) {
+                    state.ledger.remove(slot);
                 }
             }
+            return Err(error);
         }
         Ok(())
     }
@@ -199,33 +227,32 @@ impl<P: Platform> Domain<P> {
             phys_start: phys.start(),
             access,
         });
-        self.shared.execute::<BATCH, _>(requests, |first, outcomes| {
-            let mut state = self.state.lock();
-            for (range, outcome) in iova.iter().skip(first).zip(outcomes) {
-                match outcome {
-                    Ok(()) => {
-                        state
-                            .ledger
-                            .transition(*range, State::Mapping, State::Mapped);
-                    }
-                    Err(error) => {
-                        failure = failure.or(Some(*error));
-                        if error.had_no_effect() {
-                            state.forget(*range);
-                        } else {
+        self.shared
+            .execute::<BATCH, _>(requests, |first, outcomes| {
+                let mut state = self.state.lock();
+                for (range, outcome) in iova.iter().skip(first).zip(outcomes) {
+                    let Some(slot) = state.ledger.find(*range) else {
+                        continue;
+                    };
+                    let settled = match outcome {
+                        Ok(()) => State::Mapped,
+                        Err(error) => {
+                            failure = failure.or(Some(*error));
+                            if error.had_no_effect() {
+                                state.ledger.remove(slot);
+                                continue;
+                            }
                             exposed = true;
-                            state
-                                .ledger
-                                .transition(*range, State::Mapping, State::Quarantined);
+                            State::Quarantined
                         }
-                    }
+                    };
+                    state.ledger.transition(slot, State::Mapping, settled);
                 }
-            }
-        });
+            });
         let Some(error) = failure else {
             return Ok(());
         };
-        let left = self.roll_back(iova);
+        let left = self.roll_back_raw(iova);
         Err(if exposed || left.is_err() {
             MapError::Exposed(error)
         } else {
@@ -234,16 +261,17 @@ impl<P: Platform> Domain<P> {
     }
 
     /// Unmaps those of `iova` that were mapped.
-    fn roll_back(&self, iova: &[IovaRange]) -> Result<(), UnmapError> {
+    fn roll_back_raw(&self, iova: &[IovaRange]) -> Result<(), UnmapError> {
         let mut result = Ok(());
         for range in iova {
-            let mapped =
-                self.state
-                    .lock()
-                    .ledger
-                    .transition(*range, State::Mapped, State::Unmapping);
-            if mapped {
-                result = result.and(self.unmap_recorded(core::slice::from_ref(range)));
+            let slot = self.state.lock().ledger.find_raw(*range);
+            if let Some(slot) = slot {
+                let held = Held { slot, iova: *range };
+                match self.end(held) {
+                    // It was not mapped.
+                    Err(UnmapError::NotMapped(_)) => {}
+                    outcome => result = result.and(outcome),
+                }
             }
         }
         result
@@ -258,107 +286,86 @@ impl<P: Platform> Domain<P> {
     ///
     /// [`UnmapError`].
     pub fn unmap(&self, iova: IovaRange) -> Result<(), UnmapError> {
-        self.unmap_all(core::slice::from_ref(&iova))
+        let slot = self.state.lock().ledger.find_raw(iova);
+        let slot = slot.ok_or(UnmapError::NotMapped(iova))?;
+        self.end(Held { slot, iova })
     }
 
-    /// Ends several mappings, with one notification of the device for up to 64 of them.
+    /// Ends several mappings, with one notification of the device for up to 64 requests.
+    /// Neighbours that follow each other in the list, in either direction, take one request.
     ///
     /// # Errors
     ///
     /// [`UnmapError`]: if one of the ranges is not a mapping, nothing is unmapped; otherwise each
     /// mapping is unmapped or quarantined, and the first error is returned.
     pub fn unmap_all(&self, iova: &[IovaRange]) -> Result<(), UnmapError> {
-        {
-            let mut state = self.state.lock();
-            if state.changing {
-                return Err(UnmapError::Busy);
-            }
-            for (i, range) in iova.iter().enumerate() {
-                if state.is_doorbell(*range)
-                    || !state
-                        .ledger
-                        .transition(*range, State::Mapped, State::Unmapping)
-                {
-                    for range in iova.iter().take(i) {
-                        state
-                            .ledger
-                            .transition(*range, State::Unmapping, State::Mapped);
-                    }
-                    return Err(UnmapError::NotMapped(*range));
-                }
-            }
-            if state.members.is_empty() {
-                // The device does not know the domain.
-                for range in iova {
-                    state.forget(*range);
-                }
-                return Ok(());
-            }
+        if !self.begin_all(iova)? {
+            return Ok(());
         }
-        self.unmap_recorded(iova)
-    }
-
-    /// Tells the device to unmap what was recorded as such.
-    pub(super) fn unmap_recorded(&self, iova: &[IovaRange]) -> Result<(), UnmapError> {
         let mut failure = None;
-        let requests = iova.iter().map(|virt| Request::Unmap {
-            domain: self.id,
-            virt: *virt,
-        });
-        self.shared.execute::<BATCH, _>(requests, |first, outcomes| {
-            let mut state = self.state.lock();
-            for (range, outcome) in iova.iter().skip(first).zip(outcomes) {
-                match outcome {
-                    Ok(()) => state.forget(*range),
-                    Err(error) => {
-                        failure = failure.or(Some(*error));
-                        state
-                            .ledger
-                            .transition(*range, State::Unmapping, State::Quarantined);
-                    }
-                }
-            }
-        });
+        let mut rest = iova;
+        while !rest.is_empty() {
+            let (some, others) = rest.split_at(rest.len().min(BATCH));
+            failure = failure.or(self.end_some(some));
+            rest = others;
+        }
         failure.map_or(Ok(()), |error| Err(UnmapError::Quarantined(error)))
     }
-}
 
-impl DomainState {
-    /// Whether something can be mapped now.
-    fn ready(&self) -> Result<(), MapError> {
-        if self.changing {
-            return Err(MapError::Busy);
+    /// Notes that mappings are about to end: all or none. `false` if the device need not know.
+    fn begin_all(&self, iova: &[IovaRange]) -> Result<bool, UnmapError> {
+        let mut state = self.state.lock();
+        if state.changing {
+            return Err(UnmapError::Busy);
         }
-        if self.members.is_empty() {
-            return Err(MapError::NotAttached);
+        for (i, range) in iova.iter().enumerate() {
+            let begun = state.ledger.find_raw(*range).is_some_and(|slot| {
+                state
+                    .ledger
+                    .transition(slot, State::Mapped, State::Unmapping)
+            });
+            if begun {
+                continue;
+            }
+            for range in iova.iter().take(i) {
+                if let Some(slot) = state.ledger.find(*range) {
+                    state
+                        .ledger
+                        .transition(slot, State::Unmapping, State::Mapped);
+                }
+            }
+            return Err(UnmapError::NotMapped(*range));
         }
-        Ok(())
+        if !state.members.is_empty() {
+            return Ok(true);
+        }
+        // The device does not know the domain.
+        for range in iova {
+            if let Some(slot) = state.ledger.find(*range) {
+                state.ledger.remove(slot);
+            }
+        }
+        Ok(false)
     }
 
-    /// Records a mapping at addresses that were just taken.
-    fn record(&mut self, iova: IovaRange, phys: PhysRange, access: Access) -> Result<(), MapError> {
-        let recorded = self.ledger.insert(Entry {
-            iova,
-            phys: phys.start(),
-            access,
-            state: State::Mapping,
-        });
-        if !recorded {
-            self.iova.free(iova);
-            return Err(MapError::Full);
+    /// Ends up to [`BATCH`] mappings that [were begun](Self::begin_all) to end.
+    fn end_some(&self, iova: &[IovaRange]) -> Option<RequestError> {
+        let mut ended: [Outcome; BATCH] = [Ok(()); BATCH];
+        let ended = ended.get_mut(..iova.len())?;
+        let mut ends = [None; BATCH];
+        {
+            let state = self.state.lock();
+            for (end, range) in ends.iter_mut().zip(iova) {
+                let slot = state.ledger.find(*range)?;
+                *end = Some(Held { slot, iova: *range });
+            }
         }
-        Ok(())
-    }
-}
-
-impl From<IovaError> for MapError {
-    fn from(error: IovaError) -> Self {
-        match error {
-            IovaError::Full => Self::Full,
-            IovaError::Exhausted => Self::OutOfIova,
-            IovaError::OutOfRange => Self::OutOfRange,
-            IovaError::InUse => Self::InUse,
-            IovaError::Hole(hole) => Self::Reserved(hole),
-        }
+        let first = ends.first().copied().flatten()?;
+        let ends = ends.map(|end| end.unwrap_or(first));
+        let ends = ends.get(..iova.len())?;
+        let none: &[Plan<core::iter::Empty<PhysRange>>] = &[];
+        // Nothing is mapped, so nothing can fail but what `ended` tells.
+        let _ = self.change::<BATCH, _>(ends, ended, none, &mut []);
+        crate::device::first_error(ended)
     }
 }

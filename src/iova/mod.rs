@@ -14,24 +14,17 @@
 
 #![forbid(unsafe_code)]
 
-#[allow(dead_code, reason = "until the domain uses it")]
 mod classes;
 #[cfg(test)]
 mod model;
-#[allow(dead_code, reason = "until the domain uses it")]
 mod node;
-mod simple;
-#[allow(dead_code, reason = "until the domain uses it")]
+
 mod space;
 #[cfg(test)]
 mod steps;
-#[allow(dead_code, reason = "until the domain uses it")]
 mod tree;
-#[allow(dead_code, reason = "until the domain uses it")]
 mod wish;
 
-pub(crate) use simple::IovaAllocator;
-#[allow(unused_imports, reason = "until the domain uses it")]
 pub use {
     space::{IovaError, Slot, Space},
     wish::Wish,

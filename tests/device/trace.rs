@@ -87,7 +87,7 @@ fn every_request_is_logged_as_the_device_saw_it() {
             .collect();
         let places = map_all(&domain, &pieces, MapOptions::new(Access::READ)).unwrap();
         map(&domain, phys(1 << 52, 3 * GRANULE), RW | Access::MMIO).unwrap();
-        domain.unmap_all(&places).unwrap();
+        domain.unmap_all(&rig::apart(&places)).unwrap();
         domain.detach(endpoint(PLAIN)).unwrap();
     });
     let expected: Vec<String> = model.with(|d| {

@@ -1,0 +1,91 @@
+//! The end of some transfers and the beginning of the next, with one notification.
+
+use super::DmaDevice;
+use super::buffer::DmaBuffer;
+use super::direction::Direction;
+use super::mapping::{Completed, Failed, Live, MapFailure, Mapping, phys};
+use crate::device::{BATCH, Outcome};
+use crate::domain::{Fate, Held, Owner, UnmapError};
+use crate::platform::Platform;
+
+/// What became of an [exchange](DmaDevice::exchange).
+#[derive(Debug)]
+pub struct Exchanged<U, M, B> {
+    /// The buffer that was unmapped.
+    pub unmapped: Result<U, UnmapError>,
+    /// The buffer that was mapped.
+    pub mapped: Result<M, MapFailure<B>>,
+}
+
+impl<P: Platform> DmaDevice<P> {
+    /// Unmaps a buffer and maps another, with one notification. Neither depends on the other: one
+    /// may succeed and the other fail. Does not allocate.
+    ///
+    /// `done` must belong to the same domain; otherwise both are done one after the other.
+    pub fn exchange<B, D, C, E>(
+        &self,
+        done: Completed<B, D, P>,
+        mut next: C,
+    ) -> Exchanged<B, Mapping<C, E, P>, C>
+    where
+        B: DmaBuffer,
+        D: Direction,
+        C: DmaBuffer,
+        E: Direction,
+    {
+        let domain = self.domain();
+        if !done.is_in(domain) {
+            return Exchanged {
+                unmapped: done.unmap(),
+                mapped: self.map(next),
+            };
+        }
+        next.conceal(domain.audience(), E::ACCESS);
+        let (ended, begun) = self.exchange_borrowed::<E, C>(done.held(), &next);
+        let unmapped = match ended {
+            None => done.unmap(),
+            Some(ended) => done.settle(ended),
+        };
+        let mapped = match begun {
+            Ok(held) => Ok(Mapping::of(Live {
+                domain: domain.clone(),
+                held,
+                buffer: next,
+                limits: self.limits(),
+            })),
+            Err(failed) => Err(failed.with(domain, next)),
+        };
+        Exchanged { unmapped, mapped }
+    }
+
+    /// The requests of an exchange: the outcome of the UNMAP, if it was sent, and of the MAPs.
+    #[inline]
+    fn exchange_borrowed<E: Direction, C: DmaBuffer>(
+        &self,
+        end: Held,
+        next: &C,
+    ) -> (Option<Outcome>, Result<Held, Failed>) {
+        let domain = self.domain();
+        let planned = domain
+            .draft(phys(next), self.options::<E>(next), 0)
+            .and_then(|draft| domain.plan_beside_end(draft, Owner::Handle, end));
+        let plan = match planned {
+            Ok(plan) => plan,
+            Err(error) => return (None, Err(error.into())),
+        };
+        let held = plan.held;
+        let mut fate = [Fate::default()];
+        let mut ended: [Outcome; 1] = [Ok(())];
+        let result = if plan.is_single() {
+            domain.change::<2, _>(&[end], &mut ended, &[plan], &mut fate)
+        } else {
+            domain.change::<BATCH, _>(&[end], &mut ended, &[plan], &mut fate)
+        };
+        let ([ended], [fate]) = (ended, fate);
+        let begun = match result {
+            Ok(()) => Ok(held),
+            Err(error) => Err(Failed::new(error, fate, held)),
+        };
+        (Some(ended), begun)
+    }
+}

@@ -1,0 +1,578 @@
+//! What goes to the device together: mappings that end, and mappings that begin (§5.13.6.5,
+//! §5.13.6.6).
+
+use super::map::MapOptions;
+use super::parts::{Extent, ExtentError, Parts};
+use super::record::{Owner, Record, State};
+use super::{Domain, DomainState, MapError, UnmapError};
+use crate::address::{IovaRange, PhysRange};
+use crate::device::{Deadline, Outcome, RequestError};
+use crate::iova::{IovaError, Slot, Wish};
+use crate::platform::Platform;
+use crate::wire::{Access, Features, Geometry, Request};
+
+/// A mapping of the ledger, and its addresses. Whoever has it decides about the mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) slot: Slot,
+    pub(crate) iova: IovaRange,
+}
+
+/// A mapping that is in the ledger, and not yet at the device.
+pub(crate) struct Plan<I> {
+    pub(crate) held: Held,
+    pieces: I,
+    gap: u64,
+    parts: usize,
+    access: Access,
+}
+
+impl<I> Plan<I> {
+    /// Whether it takes one request.
+    #[inline]
+    pub(crate) fn is_single(&self) -> bool {
+        self.parts == 1
+    }
+}
+
+impl<I: Iterator<Item = PhysRange> + Clone> Plan<I> {
+    fn parts(&self) -> Parts<I> {
+        Parts::new(self.pieces.clone(), self.held.iova.start(), self.gap)
+    }
+}
+
+/// What became of the requests of a plan.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Fate {
+    /// Parts that are mapped.
+    mapped: usize,
+    /// A part may be mapped, now or later.
+    doubt: bool,
+    /// The first error.
+    error: Option<RequestError>,
+    /// The endpoints may reach the memory in spite of the error.
+    pub(crate) exposed: bool,
+}
+
+impl Fate {
+    #[inline]
+    fn note(&mut self, outcome: Outcome) {
+        match outcome {
+            Ok(()) => self.mapped += 1,
+            Err(error) => {
+                self.doubt |= !error.had_no_effect();
+                self.error = self.error.or(Some(error));
+            }
+        }
+    }
+}
+
+/// What the pieces of one mapping take, checked without a look at the ledger.
+pub(crate) struct Draft<I> {
+    pieces: I,
+    extent: Extent,
+    options: MapOptions,
+    gap: u64,
+}
+
+/// Mappings to end, in the order of their owner, as runs that take one UNMAP each.
+#[derive(Clone)]
+struct Runs<'a> {
+    ends: &'a [Held],
+    /// How far neighbours are apart; `None` if each takes a request of its own.
+    merge: Option<u64>,
+}
+
+impl Iterator for Runs<'_> {
+    type Item = (IovaRange, usize);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let (first, mut rest) = self.ends.split_first()?;
+        let mut run = first.iova;
+        let mut count = 1;
+        if let Some(granule) = self.merge {
+            while let Some((next, others)) = rest.split_first()
+                && let Some(longer) = join(run, next.iova, granule)
+            {
+                run = longer;
+                count += 1;
+                rest = others;
+            }
+        }
+        self.ends = rest;
+        Some((run, count))
+    }
+}
+
+/// The two as one range, if not more than a hole of one granule is between them.
+fn join(a: IovaRange, b: IovaRange, granule: u64) -> Option<IovaRange> {
+    let (below, above) = if a.start() < b.start() {
+        (a, b)
+    } else {
+        (b, a)
+    };
+    let gap = above.start().0.checked_sub(below.end().0)?.checked_sub(1)?;
+    if gap != 0 && gap != granule {
+        return None;
+    }
+    IovaRange::new(below.start(), above.end())
+}
+
+impl<P: Platform> Domain<P> {
+    /// Checks what can be checked of a mapping without the ledger.
+    #[inline]
+    pub(crate) fn draft<I>(
+        &self,
+        pieces: I,
+        options: MapOptions,
+        gap: u64,
+    ) -> Result<Draft<I>, MapError>
+    where
+        I: Iterator<Item = PhysRange> + Clone,
+    {
+        let access = options.access;
+        if !access.intersects(Access::READ | Access::WRITE) || !Access::all().contains(access) {
+            return Err(MapError::NoAccess);
+        }
+        if access.contains(Access::MMIO) && !self.shared.features.contains(Features::MMIO) {
+            return Err(MapError::MmioUnsupported);
+        }
+        let granule = self.shared.geometry.granule();
+        let extent = Extent::of(pieces.clone(), gap, granule).map_err(|error| match error {
+            ExtentError::Misaligned => MapError::Misaligned,
+            ExtentError::Length => MapError::Length,
+        })?;
+        let power = |value: u64| value == 0 || value.is_power_of_two();
+        if !options.align.is_power_of_two() || !power(options.boundary) {
+            return Err(MapError::Misaligned);
+        }
+        Ok(Draft {
+            pieces,
+            extent,
+            options,
+            gap,
+        })
+    }
+
+    /// Finds addresses for a draft, and records the mapping. The caller has checked that the
+    /// domain [is ready](DomainState::ready).
+    #[inline]
+    pub(super) fn plan<I>(
+        &self,
+        state: &mut DomainState,
+        draft: Draft<I>,
+        owner: Owner,
+    ) -> Result<Plan<I>, MapError>
+    where
+        I: Iterator<Item = PhysRange> + Clone,
+    {
+        let Draft {
+            pieces,
+            extent,
+            options,
+            gap,
+        } = draft;
+        let access = options.access;
+        let record = match extent.parts {
+            1 => Record::new(extent.first, access, owner),
+            _ => Record::scattered(access, owner),
+        };
+        let granule = self.shared.geometry.granule();
+        let mut wish = Wish {
+            len: extent.len,
+            align: options.align.max(granule),
+            limit: options.limit,
+            boundary: options.boundary,
+        };
+        let plain = wish.align;
+        wish.align = plain.max(large_page(&self.shared.geometry, extent.len));
+        let mut found = state.ledger.insert(&wish, record);
+        if wish.align > plain && found == Err(IovaError::Exhausted) {
+            wish.align = plain;
+            found = state.ledger.insert(&wish, record);
+        }
+        let (slot, iova) = found?;
+        let plan = Plan {
+            held: Held { slot, iova },
+            pieces,
+            gap,
+            parts: extent.parts,
+            access,
+        };
+        if extent.parts > 1 {
+            for (part, phys) in plan.parts() {
+                if let Err(error) = state.ledger.push_piece(slot, part, phys) {
+                    state.ledger.remove(slot);
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The plan for one mapping, after its draft.
+    #[inline]
+    pub(crate) fn plan_one<I>(&self, draft: Draft<I>, owner: Owner) -> Result<Plan<I>, MapError>
+    where
+        I: Iterator<Item = PhysRange> + Clone,
+    {
+        let mut state = self.state.lock();
+        state.ready()?;
+        self.plan(&mut state, draft, owner)
+    }
+
+    /// As [`plan_one`](Self::plan_one), while another mapping begins to end: both or none. The
+    /// device knows the domain.
+    #[inline]
+    pub(crate) fn plan_beside_end<I>(
+        &self,
+        draft: Draft<I>,
+        owner: Owner,
+        end: Held,
+    ) -> Result<Plan<I>, MapError>
+    where
+        I: Iterator<Item = PhysRange> + Clone,
+    {
+        let mut state = self.state.lock();
+        state.ready()?;
+        let plan = self.plan(&mut state, draft, owner)?;
+        if state.begin_end(end).is_err() {
+            state.ledger.remove(plan.held.slot);
+            return Err(MapError::Busy);
+        }
+        Ok(plan)
+    }
+
+    /// The plan for a mapping that was unmapped, and whose addresses are still taken.
+    pub(crate) fn plan_again<I>(
+        &self,
+        held: Held,
+        pieces: I,
+        gap: u64,
+        access: Access,
+    ) -> Result<Plan<I>, MapError>
+    where
+        I: Iterator<Item = PhysRange> + Clone,
+    {
+        let granule = self.shared.geometry.granule();
+        let extent = Extent::of(pieces.clone(), gap, granule).map_err(|_| MapError::Length)?;
+        let mut state = self.state.lock();
+        state.ready()?;
+        let again = state
+            .ledger
+            .transition(held.slot, State::Revoked, State::Mapping);
+        if !again {
+            return Err(MapError::Busy);
+        }
+        Ok(Plan {
+            held,
+            pieces,
+            gap,
+            parts: extent.parts,
+            access,
+        })
+    }
+
+    /// Maps what was planned, all or nothing, and unmaps what [was begun](Self::begin_end) to
+    /// end, each by itself; with one notification for up to `N` requests.
+    ///
+    /// `ended` receives the outcome for each of `ends`: those that failed are quarantined. After
+    /// an error no plan is mapped, and their `fates` tell which memory may be exposed: those
+    /// mappings are quarantined.
+    #[inline]
+    pub(crate) fn change<const N: usize, I>(
+        &self,
+        ends: &[Held],
+        ended: &mut [Outcome],
+        plans: &[Plan<I>],
+        fates: &mut [Fate],
+    ) -> Result<(), MapError>
+    where
+        I: Iterator<Item = PhysRange> + Clone,
+    {
+        let runs = Runs {
+            ends,
+            merge: self.merge(ends),
+        };
+        let domain = self.id;
+        let unmaps = runs
+            .clone()
+            .map(|(virt, _)| Request::Unmap { domain, virt });
+        let maps = plans.iter().flat_map(|plan| {
+            let access = plan.access;
+            plan.parts().map(move |(virt, phys_start)| Request::Map {
+                domain,
+                virt,
+                phys_start,
+                access,
+            })
+        });
+        let mut runs = runs;
+        let mut settled = 0;
+        let mut failed = false;
+        let mut parts = plans.iter().zip(&mut *fates);
+        let mut part = parts.next();
+        let mut done_of_part = 0;
+        self.shared
+            .execute::<N, _>(unmaps.chain(maps), |_, outcomes| {
+                let mut state = self.state.lock();
+                for outcome in outcomes {
+                    if let Some((_, count)) = runs.next() {
+                        let places = ended.iter_mut().skip(settled);
+                        for (end, place) in ends.iter().skip(settled).take(count).zip(places) {
+                            *place = *outcome;
+                            state.settle_end(*end, *outcome);
+                        }
+                        settled += count;
+                        continue;
+                    }
+                    let Some((plan, fate)) = &mut part else {
+                        return;
+                    };
+                    fate.note(*outcome);
+                    done_of_part += 1;
+                    if done_of_part < plan.parts {
+                        continue;
+                    }
+                    match fate.error {
+                        None => {
+                            let slot = plan.held.slot;
+                            let mapped =
+                                state.ledger.transition(slot, State::Mapping, State::Mapped);
+                            debug_assert!(mapped);
+                        }
+                        Some(_) => failed = true,
+                    }
+                    part = parts.next();
+                    done_of_part = 0;
+                }
+            });
+        if failed {
+            return Err(self.roll_back(plans, fates));
+        }
+        Ok(())
+    }
+
+    /// How far apart mappings may be that end with one UNMAP.
+    #[inline]
+    fn merge(&self, ends: &[Held]) -> Option<u64> {
+        if ends.len() < 2 {
+            return None;
+        }
+        let granule = self.shared.geometry.granule();
+        let state = self.state.lock();
+        let sound = ends.windows(2).all(|pair| match pair {
+            [a, b] if join(a.iova, b.iova, granule).is_some() => {
+                let (below, above) = if a.iova.start() < b.iova.start() {
+                    (a, b)
+                } else {
+                    (b, a)
+                };
+                state.ledger.are_neighbours(below.iova, above.iova)
+            }
+            _ => true,
+        });
+        sound.then_some(granule)
+    }
+
+    /// Takes back what was mapped of plans that failed, or whose companions did.
+    #[cold]
+    fn roll_back<I>(&self, plans: &[Plan<I>], fates: &mut [Fate]) -> MapError
+    where
+        I: Iterator<Item = PhysRange> + Clone,
+    {
+        let error = fates.iter().find_map(|fate| fate.error);
+        let error = error.unwrap_or(RequestError::Unconfirmed);
+        let mut exposed = false;
+        for (plan, fate) in plans.iter().zip(fates) {
+            let Held { slot, iova } = plan.held;
+            let from = match fate.error {
+                None => State::Mapped,
+                Some(_) => State::Mapping,
+            };
+            let gone = if fate.doubt {
+                false
+            } else if fate.mapped == 0 {
+                true
+            } else {
+                self.state
+                    .lock()
+                    .ledger
+                    .transition(slot, from, State::Unmapping);
+                let domain = self.id;
+                let unmap = Request::Unmap { domain, virt: iova };
+                self.shared.execute_one(unmap).is_ok()
+            };
+            let mut state = self.state.lock();
+            if gone {
+                state.ledger.remove(slot);
+            } else {
+                for from in [State::Mapping, State::Mapped, State::Unmapping] {
+                    state.ledger.transition(slot, from, State::Quarantined);
+                }
+                fate.exposed = true;
+                exposed = true;
+            }
+        }
+        if exposed {
+            MapError::Exposed(error)
+        } else {
+            MapError::Request(error)
+        }
+    }
+
+    /// Unmaps a mapping; quarantines it if that is not confirmed.
+    #[inline]
+    pub(super) fn end(&self, held: Held) -> Result<(), UnmapError> {
+        let begun = self.state.lock().begin_end(held);
+        self.finish_end(held, begun)
+    }
+
+    /// As [`end`](Self::end), but waits while the domain is busy, and quarantines the mapping
+    /// after any error.
+    #[inline]
+    pub(crate) fn end_held(&self, held: Held) -> Result<(), UnmapError> {
+        let begun = self.state.lock().begin_end(held);
+        let begun = match begun {
+            Err(UnmapError::Busy) => self.patiently(|state| state.begin_end(held)),
+            begun => begun,
+        };
+        let outcome = self.finish_end(held, begun);
+        if outcome == Err(UnmapError::Busy) {
+            let mut state = self.state.lock();
+            state
+                .ledger
+                .transition(held.slot, State::Mapped, State::Quarantined);
+        }
+        outcome
+    }
+
+    #[inline]
+    fn finish_end(&self, held: Held, begun: Result<bool, UnmapError>) -> Result<(), UnmapError> {
+        if !begun? {
+            return Ok(());
+        }
+        let outcome = self.send_end(held);
+        self.state.lock().settle_end(held, outcome);
+        outcome.map_err(UnmapError::Quarantined)
+    }
+
+    /// Tries again while the domain is busy, up to the time-out of the device.
+    #[cold]
+    pub(super) fn patiently<T>(
+        &self,
+        mut attempt: impl FnMut(&mut DomainState) -> Result<T, UnmapError>,
+    ) -> Result<T, UnmapError> {
+        let platform = &*self.shared.platform;
+        let mut deadline = Deadline::after(platform, self.shared.timeout);
+        loop {
+            match attempt(&mut self.state.lock()) {
+                Err(UnmapError::Busy) if !deadline.passed(platform) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// The UNMAP of one mapping.
+    #[inline]
+    pub(super) fn send_end(&self, held: Held) -> Outcome {
+        self.shared.execute_one(Request::Unmap {
+            domain: self.id,
+            virt: held.iova,
+        })
+    }
+}
+
+impl DomainState {
+    /// Whether something can be mapped now.
+    #[inline]
+    pub(super) fn ready(&self) -> Result<(), MapError> {
+        if self.changing {
+            return Err(MapError::Busy);
+        }
+        if self.members.is_empty() {
+            return Err(MapError::NotAttached);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn begin_end(&mut self, held: Held) -> Result<bool, UnmapError> {
+        if self.changing {
+            return Err(UnmapError::Busy);
+        }
+        let begun = self
+            .ledger
+            .transition(held.slot, State::Mapped, State::Unmapping);
+        if !begun {
+            return Err(UnmapError::NotMapped(held.iova));
+        }
+        let known = !self.members.is_empty();
+        if !known {
+            self.ledger.remove(held.slot);
+        }
+        Ok(known)
+    }
+
+    /// Notes what became of an UNMAP.
+    #[inline]
+    pub(super) fn settle_end(&mut self, held: Held, outcome: Outcome) {
+        match outcome {
+            Ok(()) => self.ledger.remove(held.slot),
+            Err(_) => {
+                self.ledger
+                    .transition(held.slot, State::Unmapping, State::Quarantined);
+            }
+        }
+    }
+}
+
+/// The alignment that lets the device use large pages for so many bytes, if it hints at some.
+fn large_page(geometry: &Geometry, len: u64) -> u64 {
+    const SMALLEST: u64 = 1 << 21;
+    const LARGEST: u64 = 1 << 30;
+    if len < SMALLEST {
+        return 1;
+    }
+    let fits = u64::MAX >> len.min(LARGEST).leading_zeros();
+    let sizes = geometry.page_size_mask() & fits & !(SMALLEST - 1);
+    sizes.checked_ilog2().map_or(1, |bit| 1 << bit)
+}
+
+impl From<IovaError> for MapError {
+    fn from(error: IovaError) -> Self {
+        match error {
+            IovaError::Full => Self::Full,
+            IovaError::Exhausted => Self::OutOfIova,
+            IovaError::OutOfRange => Self::OutOfRange,
+            IovaError::InUse => Self::InUse,
+            IovaError::Hole(hole) => Self::Reserved(hole),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Iova;
+
+    fn range(start: u64, end: u64) -> IovaRange {
+        IovaRange::new(Iova(start), Iova(end)).unwrap()
+    }
+
+    #[test]
+    fn neighbours_join_in_both_directions_and_others_do_not() {
+        let (a, b) = (range(0x1000, 0x1fff), range(0x3000, 0x3fff));
+        assert_eq!(join(a, b, 0x1000), Some(range(0x1000, 0x3fff)));
+        assert_eq!(join(b, a, 0x1000), Some(range(0x1000, 0x3fff)));
+        assert_eq!(
+            join(a, range(0x2000, 0x2fff), 0x1000),
+            Some(range(0x1000, 0x2fff))
+        );
+        assert_eq!(join(a, range(0x4000, 0x4fff), 0x1000), None);
+        assert_eq!(join(a, range(0x1800, 0x2fff), 0x1000), None);
+        assert_eq!(join(a, a, 0x1000), None);
+        assert_eq!(join(a, b, 0x800), None);
+    }
+}
