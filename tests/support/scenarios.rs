@@ -378,7 +378,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "batch-64",
         expect: |arch| Expect {
-            maps: 65,
+            maps: 129,
             faults: &[UNMAPPED],
             batches: &[(Kind::Map, 64), (Kind::Unmap, 64)],
             ..machine(arch)
