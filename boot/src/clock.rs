@@ -18,9 +18,14 @@ pub fn init(ticks_per_second: u64) {
     );
 }
 
+/// How fast [`arch::ticks`] counts.
+pub fn ticks_per_second() -> u64 {
+    TICKS_PER_SECOND.load(Ordering::Relaxed)
+}
+
 /// Nanoseconds, monotonic.
 pub fn now() -> u64 {
-    let frequency = TICKS_PER_SECOND.load(Ordering::Relaxed);
+    let frequency = ticks_per_second();
     let ticks = arch::ticks();
     // In two parts, because the product would overflow after 18 seconds.
     let seconds = ticks / frequency;
@@ -30,7 +35,7 @@ pub fn now() -> u64 {
 
 /// The tick at which `duration` will be over.
 pub fn tick_after(duration: Duration) -> u64 {
-    let frequency = u128::from(TICKS_PER_SECOND.load(Ordering::Relaxed));
+    let frequency = u128::from(ticks_per_second());
     let ticks = duration.as_nanos() * frequency / u128::from(NANOSECONDS);
     // One more, so that the duration is over by then.
     let ticks = u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(1);

@@ -7,6 +7,26 @@ pub enum Run<'a> {
     Demo,
     /// `scenario=NAME`: one scenario of the test suite.
     Scenario(&'a str),
+    /// `bench=NAME`: one benchmark.
+    Bench(&'a str, BenchOptions),
+}
+
+/// How a benchmark is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BenchOptions {
+    /// `measure=instructions`, which is the default, or `measure=time`.
+    pub measure: Measure,
+    /// `rounds=N`: how often each rival gets its turn, from 1 to 10,000.
+    pub rounds: usize,
+}
+
+/// What a benchmark measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Instructions of the guest: the emulator must run with `-icount shift=0`.
+    Instructions,
+    /// Time of the host: it must run without `-icount`.
+    Time,
 }
 
 /// Reads the boot arguments; words that are not about what to run are left alone.
@@ -17,16 +37,44 @@ pub enum Run<'a> {
 /// words.
 pub fn parse(arguments: &str) -> Result<Run<'_>, &'static str> {
     let mut found = None;
+    let mut options = BenchOptions {
+        measure: Measure::Instructions,
+        rounds: 8,
+    };
     for word in arguments.split_ascii_whitespace() {
         let run = match word.split_once('=') {
             Some(("run", "demo")) => Run::Demo,
             Some(("run", _)) => return Err("the boot argument run= knows `demo` only"),
             Some(("scenario", name)) => Run::Scenario(name),
+            Some(("bench", name)) => Run::Bench(name, options),
+            Some(("measure", "instructions")) => {
+                options.measure = Measure::Instructions;
+                continue;
+            }
+            Some(("measure", "time")) => {
+                options.measure = Measure::Time;
+                continue;
+            }
+            Some(("measure", _)) => {
+                return Err("the boot argument measure= knows `instructions` and `time` only");
+            }
+            Some(("rounds", rounds)) => {
+                options.rounds = match rounds.parse() {
+                    Ok(rounds @ 1..=10_000) => rounds,
+                    _ => return Err("the boot argument rounds= is a number from 1 to 10000"),
+                };
+                continue;
+            }
             _ => continue,
         };
         if found.replace(run).is_some() {
             return Err("the boot arguments ask for more than one thing to run");
         }
     }
-    found.ok_or("the boot arguments say neither run=demo nor scenario=NAME")
+    match found {
+        // The options may come behind the name.
+        Some(Run::Bench(name, _)) => Ok(Run::Bench(name, options)),
+        Some(run) => Ok(run),
+        None => Err("the boot arguments say none of run=demo, scenario=NAME and bench=NAME"),
+    }
 }

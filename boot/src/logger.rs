@@ -65,3 +65,8 @@ pub fn init() {
 pub fn show_requests_to_people() {
     FOR_PEOPLE.store(true, Ordering::Relaxed);
 }
+
+/// From now on only warnings and errors are logged: a request costs no line, and no formatting.
+pub fn quiet() {
+    log::set_max_level(LevelFilter::Warn);
+}

@@ -2,7 +2,7 @@
 //!
 //! It boots on QEMU's `virt` and `q35` machines, finds the IOMMU, starts the driver and lets QEMU's
 //! `edu` device do real DMA. The boot arguments say what runs: `run=demo` for a person,
-//! `scenario=NAME` for the test harness. The exit code says how it went: 33 passed, 35 failed,
+//! `scenario=NAME` for the test harness, `bench=NAME` for `cargo xtask bench`. The exit code says how it went: 33 passed, 35 failed,
 //! 37 panicked; 0 never means anything.
 //!
 //! | module | idea |
@@ -13,7 +13,7 @@
 //! | [`lock`], [`interrupts`] | who may interrupt whom, and how to wait for it |
 //! | [`platform`] | what the driver under test gets from this kernel |
 //! | [`config_space`], [`machine`], [`edu`] | PCI, the IOMMU, and the device that does DMA |
-//! | [`demo`], [`scenarios`] | what runs |
+//! | [`demo`], [`scenarios`], [`bench`] | what runs |
 
 #![no_std]
 #![no_main]
@@ -23,6 +23,7 @@ extern crate alloc;
 #[cfg(target_arch = "x86_64")]
 mod acpi;
 mod arch;
+mod bench;
 mod buffer;
 mod clock;
 mod command_line;
@@ -100,6 +101,7 @@ fn run(register: u64) -> u32 {
     match command_line::parse(firmware.arguments) {
         Ok(Run::Demo) => demo::run(&firmware),
         Ok(Run::Scenario(name)) => scenarios::run(name, &firmware),
+        Ok(Run::Bench(name, options)) => bench::run(name, options, &firmware),
         Err(error) => {
             println!("boot arguments: {:?}", firmware.arguments);
             refuse(error)

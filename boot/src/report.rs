@@ -121,6 +121,11 @@ impl Report {
         console::record(format_args!("skip {} {name} # {reason}", number()));
     }
 
+    /// Records what a benchmark has found out.
+    pub fn bench(&mut self, row: fmt::Arguments<'_>) {
+        console::record(format_args!("bench {row}"));
+    }
+
     /// Closes the record; returns the exit code.
     pub fn end(self) -> u32 {
         end();

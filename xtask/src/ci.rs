@@ -93,7 +93,7 @@ fn some_test_matches(
 }
 
 /// The cargo that runs this program.
-fn host_cargo() -> Command {
+pub(crate) fn host_cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(crate::project_root());
     cargo

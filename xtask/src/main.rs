@@ -1,4 +1,4 @@
-//! `cargo xtask`: set-up, build, run and test of `virtio-iommu`.
+//! `cargo xtask`: set-up, build, run, test and benchmarks of `virtio-iommu`.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -9,9 +9,9 @@ use clap::{Args, Parser, Subcommand};
 use xtask::arch::{self, Arch, UnknownArch};
 use xtask::qemu::Qemu;
 use xtask::setup::{self, Options};
-use xtask::{ci, demo, kernel};
+use xtask::{bench, ci, demo, kernel};
 
-/// Sets up, builds, runs and tests virtio-iommu. Every command first makes sure of what it needs.
+/// Sets up, builds, runs, tests and measures virtio-iommu. Every command first makes sure of what it needs.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -52,6 +52,20 @@ enum Task {
         consent: Consent,
         /// Only the tests whose name contains this
         filter: Option<String>,
+    },
+    /// Measures, on the host and in the guest; writes docs/performance.json and its page
+    Bench {
+        /// In the guest: boot this architecture only, or `all`, which is the default
+        #[arg(long)]
+        arch: Option<Archs>,
+        /// Only what is measured on the host
+        #[arg(long, conflicts_with = "guest")]
+        host: bool,
+        /// Only what is measured in the guest
+        #[arg(long)]
+        guest: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Checks formatting, lints and documentation, and runs every test
     Ci {
@@ -142,6 +156,22 @@ fn run(task: Task) -> Result<(), Box<dyn Error>> {
             let archs = Archs::or_selected(arch)?;
             setup::ensure(&archs, consent.options(false))?;
             ci::test(&archs, filter.as_deref())?;
+        }
+        Task::Bench {
+            arch,
+            host,
+            guest,
+            consent,
+        } => {
+            let archs = if host {
+                Vec::new()
+            } else {
+                Archs::or_selected(arch)?
+            };
+            if !archs.is_empty() {
+                setup::ensure(&archs, consent.options(false))?;
+            }
+            bench::run(&archs, !guest)?;
         }
         Task::Ci { consent } => {
             let archs = Arch::selected()?;

@@ -48,6 +48,12 @@ impl Toolchain {
         }
     }
 
+    /// The version of its compiler, such as `1.95.0`.
+    #[must_use]
+    pub fn rustc_version(&self) -> Option<String> {
+        rustc_version(&self.bin().join("rustc"))
+    }
+
     /// Whether it can lint the kernel.
     #[must_use]
     pub fn has_clippy(&self) -> bool {
@@ -207,6 +213,18 @@ fn ask(program: &OsStr, arguments: &[&str]) -> Option<String> {
     let what = format!("asking {} what it is", program.display());
     let finished = command::run(&mut question, &what, Some(ANSWER_LIMIT), None).ok()?;
     finished.success().then_some(finished.tail)
+}
+
+/// The version of the caller's compiler, such as `1.95.0`.
+#[must_use]
+pub fn callers_rustc_version() -> Option<String> {
+    rustc_version(&callers_sysroot()?.join("bin/rustc"))
+}
+
+fn rustc_version(rustc: &Path) -> Option<String> {
+    let answer = ask(rustc.as_os_str(), &["--version"])?;
+    let version = answer.trim().strip_prefix("rustc ")?.split(' ').next()?;
+    Some(version.to_owned())
 }
 
 /// Reads major and minor version out of the answer to `rustc --version`.

@@ -13,6 +13,8 @@
 //! | `Console` | the serial port |
 //! | `install_traps` | from then on a trap ends in [`crate::trap`] |
 //! | `ticks`, `ticks_per_second` | the counter behind the clock |
+//! | `instructions` | the counter of instructions, in an emulator that was told to count them |
+//! | `execute` | executes a known number of instructions |
 //! | `interrupts_off`, `interrupts_on` | mask interrupts on this CPU, and unmask them |
 //! | `sleep` | with interrupts masked: stops the CPU until one is pending, lets its handlers run |
 //! | `set_alarm` | a timer interrupt at a tick; it wakes the CPU and does nothing else |

@@ -42,6 +42,29 @@ pub fn ticks_per_second(_firmware: &Firmware) -> Option<u64> {
     Some(frequency)
 }
 
+/// Instructions so far, if QEMU runs with `-icount shift=0`; otherwise it counts something else.
+///
+/// It moves in steps, of 16 on QEMU's `virt` machine: the clock's, with a nanosecond for each.
+pub fn instructions() -> u64 {
+    let frequency: u64;
+    // SAFETY: reads a register that describes the counter.
+    unsafe { asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack)) };
+    ticks() * (1_000_000_000 / frequency.max(1))
+}
+
+/// Executes `2 * pairs` instructions, and few besides; `pairs` is not 0.
+pub fn execute(pairs: u64) {
+    // SAFETY: counts a register down to 0.
+    unsafe {
+        asm!(
+            "2: subs {0}, {0}, #1",
+            "b.ne 2b",
+            inout(reg) pairs => _,
+            options(nomem, nostack),
+        );
+    }
+}
+
 /// Ends the emulator with `code`, by semihosting.
 pub fn exit(code: u32) -> ! {
     qemu_exit::AArch64::new().exit(code)

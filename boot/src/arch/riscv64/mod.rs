@@ -49,6 +49,27 @@ pub fn ticks_per_second(firmware: &Firmware) -> Option<u64> {
     }
 }
 
+/// Instructions so far, if QEMU runs with `-icount shift=0`; otherwise it counts something else.
+pub fn instructions() -> u64 {
+    let count;
+    // SAFETY: reads the `instret` CSR, which OpenSBI opens to S-mode; it touches no memory.
+    unsafe { asm!("rdinstret {}", out(reg) count, options(nomem, nostack)) };
+    count
+}
+
+/// Executes `2 * pairs` instructions, and few besides; `pairs` is not 0.
+pub fn execute(pairs: u64) {
+    // SAFETY: counts a register down to 0.
+    unsafe {
+        asm!(
+            "2: addi {0}, {0}, -1",
+            "bnez {0}, 2b",
+            inout(reg) pairs => _,
+            options(nomem, nostack),
+        );
+    }
+}
+
 /// Ends the emulator with `code`.
 pub fn exit(code: u32) -> ! {
     let address = DIRECT_MAP as u64 + FINISHER;

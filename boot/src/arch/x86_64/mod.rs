@@ -8,6 +8,8 @@ mod interrupts;
 mod pci_ports;
 mod trap;
 
+use core::arch::asm;
+
 use qemu_exit::QEMUExit;
 use x86_64::instructions::port::Port;
 
@@ -27,6 +29,26 @@ pub const DESCRIBED_BY: &str = "described by ACPI (VIOT)";
 
 /// The port of QEMU's `isa-debug-exit` device, where it is by default.
 const DEBUG_EXIT: u16 = 0x501;
+
+/// Instructions so far, if QEMU runs with `-icount shift=0`; otherwise it counts something else.
+///
+/// It is the time stamp counter: a nanosecond is a tick then, and an instruction is a nanosecond.
+pub fn instructions() -> u64 {
+    ticks()
+}
+
+/// Executes `2 * pairs` instructions, and few besides; `pairs` is not 0.
+pub fn execute(pairs: u64) {
+    // SAFETY: counts a register down to 0.
+    unsafe {
+        asm!(
+            "2: dec {0}",
+            "jnz 2b",
+            inout(reg) pairs => _,
+            options(nomem, nostack),
+        );
+    }
+}
 
 /// Ends the emulator with `code`: an odd number, or 0.
 pub fn exit(code: u32) -> ! {
