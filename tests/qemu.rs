@@ -6,6 +6,7 @@
 
 use libtest_mimic::Trial;
 use std::process::ExitCode;
+use support::bench::{BENCHES, Bench};
 use support::machine::{Host, boot, watchdog};
 use support::scenarios::{SCENARIOS, Scenario};
 use support::suite::{self, Tally};
@@ -28,6 +29,12 @@ fn trials(archs: &[Arch], tally: &Tally) -> Vec<Trial> {
                 trials.push(suite::trial(name, *arch, tally, |host| run(host, scenario)));
             }
         }
+        for bench in &BENCHES {
+            let name = format!("{arch}::{}", bench.scenario.name);
+            trials.push(suite::trial(name, *arch, tally, |host| {
+                run_bench(host, bench)
+            }));
+        }
     }
     trials
 }
@@ -39,4 +46,14 @@ fn run(host: &Host, scenario: &Scenario) -> Result<(), String> {
         return Ok(());
     }
     Err(explain(&run, &reasons))
+}
+
+/// Benchmarks are no tests. This is one of whether they measure.
+fn run_bench(host: &Host, bench: &Bench) -> Result<(), String> {
+    let run = boot(host, &bench.scenario, &bench.append(), watchdog()?);
+    let wrong = bench.judge(&run);
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(format!("{wrong}\n{}", explain(&run, &[])))
 }

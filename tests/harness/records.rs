@@ -269,6 +269,18 @@ fn broken() -> Vec<(&'static str, &'static str, &'static str, Flaw)> {
             "endpoint=16 status=OK really",
             request(Malformed::Trailing),
         ),
+        (
+            "figure_without_value",
+            "@viommu 1 ok 2",
+            "@viommu 1 bench name=map rival=domain size=1 unit=ns samples=1 done=1\n@viommu 1 ok 2",
+            Flaw::BadFigure,
+        ),
+        (
+            "figure_before_plan",
+            GOOD,
+            "@viommu 1 bench name=map rival=domain size=1 value=1.000 low=1.000 high=1.000 unit=ns samples=1 done=1\n",
+            Flaw::NoPlan,
+        ),
     ]
 }
 
@@ -291,13 +303,14 @@ pub fn trials() -> Vec<Trial> {
             })
         })
         .collect();
-    let good: [(&str, fn()); 7] = [
+    let good: [(&str, fn()); 8] = [
         ("plain", plain),
         ("any_prefix_is_red", any_prefix_is_red),
         ("noise", noise),
         ("terminal_codes", terminal_codes),
         ("failed_and_skipped", failed_and_skipped),
         ("requests", requests),
+        ("figures", figures),
         ("last_line", last_line),
     ];
     trials.extend(good.map(|(name, test)| {
@@ -319,6 +332,21 @@ fn plain() {
     assert_eq!(log.with(Outcome::Passed).count(), 3);
     assert_eq!(log.requests.len(), 4);
     assert_eq!(log.requests[1].0, 4, "the serial line is told");
+}
+
+fn figures() {
+    const FIGURE: &str = "@viommu 1 bench name=map rival=domain size=8 value=2.500 low=2.000 high=3.000 unit=ns \
+                          samples=4 done=64 paired=0.500\n";
+    let log = GOOD.replacen("@viommu 1 ok 2", &format!("{FIGURE}@viommu 1 ok 2"), 1);
+    let figures = records::parse(log.as_bytes()).expect("believed").figures;
+    let [figure] = &figures[..] else {
+        panic!("{figures:?}");
+    };
+    let words = [&figure.name, &figure.rival, &figure.unit];
+    assert_eq!(words, ["map", "domain", "ns"]);
+    assert_eq!([figure.size, figure.samples, figure.done], [8, 4, 64]);
+    assert_eq!([figure.low, figure.value, figure.high], [2.0, 2.5, 3.0]);
+    assert_eq!(figure.paired, Some(0.5));
 }
 
 /// Wherever the output stops, the log is not believed.

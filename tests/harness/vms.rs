@@ -1,5 +1,6 @@
 //! Real kernels that do wrong on purpose, and a right one whose output is tampered with.
 
+use crate::support::bench;
 use crate::support::expect::Expect;
 use crate::support::finding::Finding;
 use crate::support::machine::{Host, boot, watchdog};
@@ -9,6 +10,7 @@ use crate::support::suite::{Tally, trial};
 use crate::support::verdict::{End, Reason, Run, Wanted, explain, judge};
 use libtest_mimic::Trial;
 use xtask::Arch;
+use xtask::bench::guest::Measure;
 
 /// The trials of this file.
 pub fn trials(archs: &[Arch], tally: &Tally) -> Vec<Trial> {
@@ -82,6 +84,32 @@ fn cases() -> Vec<Case> {
         Case {
             append: Some("run=demo scenario=selftest-pass"),
             ..case!("two-things-to-run", [Exit(35), Checks(checks)] if named(checks, "nothing_to_run"))
+        },
+        Case {
+            append: Some("bench=nothing"),
+            ..case!("no-such-benchmark", [Exit(35), Checks(checks)] if named(checks, "known_benchmark"))
+        },
+        Case {
+            append: Some("bench=requests measure=miles"),
+            ..case!("no-such-measure", [Exit(35), Checks(checks)] if named(checks, "nothing_to_run"))
+        },
+        Case {
+            append: Some("bench=requests rounds=0"),
+            ..case!("no-rounds", [Exit(35), Checks(checks)] if named(checks, "nothing_to_run"))
+        },
+        // Nobody counts instructions, or nothing else is counted: no figure is worth anything.
+        Case {
+            append: Some("bench=requests measure=instructions rounds=1"),
+            scenario: bench::machine("bench-without-icount"),
+            ..case!("bench-without-icount", [Exit(35), Log(_), Checks(checks)] if named(checks, "the_counter_counts_instructions"))
+        },
+        Case {
+            append: Some("bench=requests rounds=1 measure=time"),
+            scenario: Scenario {
+                machine: |_| Measure::Instructions.clock(),
+                ..bench::machine("bench-with-icount")
+            },
+            ..case!("bench-with-icount", [Exit(35), Log(_), Checks(checks)] if named(checks, "the_clock_is_that_of_the_host"))
         },
         Case {
             scenario: refused,

@@ -7,10 +7,12 @@
 //! | [`book`] | an independent account of what the device holds |
 //! | [`expect`], [`audit`], [`tally`], [`finding`] | trace against record, record against account, both against what a scenario is for |
 //! | [`scenarios`] | what is booted, on which machine |
+//! | [`bench`] | the benchmark in the guest: the machine, and what it must tell |
 //! | [`machine`], [`suite`] | boots it, as a trial |
 //! | [`verdict`] | green or red, and why |
 
 pub mod audit;
+pub mod bench;
 pub mod book;
 pub mod expect;
 pub mod finding;

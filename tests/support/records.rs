@@ -5,6 +5,7 @@
 
 use super::request::{self, Request};
 use std::fmt;
+use xtask::bench::record::Figure;
 
 /// The mark of a record.
 const MARK: &str = "@viommu ";
@@ -34,12 +35,14 @@ pub struct Check {
 }
 
 /// A whole log: its plan, its checks and its end agree with each other.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Log {
     /// All checks, in the order of their numbers.
     pub checks: Vec<Check>,
     /// What the driver says that it asked of the device, with the number of the serial line.
     pub requests: Vec<(usize, Request)>,
+    /// What a benchmark has measured.
+    pub figures: Vec<Figure>,
 }
 
 impl Log {
@@ -76,6 +79,8 @@ pub enum Flaw {
     Unknown,
     /// A request that is not of a known kind and form.
     BadRequest(request::Malformed),
+    /// A figure that is not of the known form.
+    BadFigure,
     /// Checks are numbered one by one from 1.
     Number {
         /// The number that was due.
@@ -126,6 +131,7 @@ impl fmt::Display for Broken {
             Flaw::Version => write!(f, "a record of another protocol version than {VERSION}"),
             Flaw::Unknown => write!(f, "a record of an unknown kind or form"),
             Flaw::BadRequest(why) => write!(f, "a request record that is {why}"),
+            Flaw::BadFigure => write!(f, "a figure that is not of the known form"),
             Flaw::Number { expected, found } => {
                 write!(f, "check number {found} where {expected} was due")
             }
@@ -270,6 +276,11 @@ impl Reader {
             "req" => {
                 let request = Request::parse(rest).map_err(Flaw::BadRequest)?;
                 self.log.requests.push((line, request));
+                Ok(())
+            }
+            "bench" => {
+                let figure = Figure::parse(rest).map_err(|_| Flaw::BadFigure)?;
+                self.log.figures.push(figure);
                 Ok(())
             }
             "end" => self.end(rest),

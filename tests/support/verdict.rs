@@ -135,8 +135,10 @@ fn scenario(serial: &[u8], skips: &[&str], reasons: &mut Vec<Reason>) -> Vec<(us
         Err(broken) => {
             let checks = broken.checks.clone();
             reasons.push(Reason::Log(broken));
-            let requests = Vec::new();
-            Log { checks, requests }
+            Log {
+                checks,
+                ..Log::default()
+            }
         }
     };
     let of = |outcome| log.with(outcome).cloned().collect::<Vec<Check>>();

@@ -13,7 +13,7 @@ use super::library_queue::LibraryQueue;
 use super::meter::Meter;
 use super::own_driver::OwnDomain;
 use super::series::Samples;
-use super::subject::{self, PAGES};
+use super::subject::{self, PAGES, Subject};
 use crate::arch::Firmware;
 use crate::buffer::Buffer;
 use crate::command_line::BenchOptions;
@@ -35,6 +35,7 @@ struct Bench {
 /// `requests`: the benchmark.
 pub fn run(report: &mut Report, options: BenchOptions, firmware: &Firmware) -> Checked {
     report.plan(3);
+    let meter = Meter::new(options.measure, report)?;
     let machine = report.need("machine", Machine::discover(firmware))?;
     let first = machine.endpoints().first().map(|(endpoint, _)| *endpoint);
     let endpoint = report.need("endpoint", first.ok_or("nothing is behind the IOMMU"))?;
@@ -44,7 +45,7 @@ pub fn run(report: &mut Report, options: BenchOptions, firmware: &Firmware) -> C
         machine,
         endpoint,
         pages: array::from_fn(|i| memory.part(2 * i * 4096, 4096)),
-        meter: Meter::new(options.measure, report)?,
+        meter,
         samples: Samples::default(),
     };
     for _ in 0..options.rounds {
@@ -52,7 +53,8 @@ pub fn run(report: &mut Report, options: BenchOptions, firmware: &Firmware) -> C
         bench.own_driver(report)?;
     }
     report.pass("all_requests_succeeded");
-    bench.samples.record(&bench.meter, report)?;
+    let rival = LibraryQueue::RIVAL;
+    bench.samples.record(rival, &bench.meter, report)?;
     report.pass("all_figures_are_told");
     Ok(())
 }

@@ -4,22 +4,24 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::meter::{Meter, Milli};
+use super::subject::BLOCKS;
 use crate::report::{Checked, Report};
 
 /// What a figure is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Figure {
+pub struct Figure<'a> {
     /// What was done.
     pub name: &'static str,
     /// By whom.
-    pub rival: &'static str,
+    pub rival: &'a str,
     /// How many at once.
     pub size: usize,
 }
 
 /// The samples of one figure.
 struct Series {
-    figure: Figure,
+    figure: Figure<'static>,
+    /// [`BLOCKS`] for each round.
     samples: Vec<Milli>,
     /// How often it was done, warm-up included.
     done: u64,
@@ -31,7 +33,7 @@ pub struct Samples(Vec<Series>);
 
 impl Samples {
     /// Counts `done` repetitions, and keeps what one of them took, unless they were to warm up.
-    pub fn add(&mut self, figure: Figure, done: u64, each: Option<Milli>) {
+    pub fn add(&mut self, figure: Figure<'static>, done: u64, each: Option<Milli>) {
         let known = self.0.iter().position(|series| series.figure == figure);
         let index = known.unwrap_or_else(|| {
             self.0.push(Series {
@@ -46,15 +48,21 @@ impl Samples {
         series.samples.extend(each);
     }
 
-    /// Writes a record for each figure.
-    pub fn record(mut self, meter: &Meter, report: &mut Report) -> Checked {
+    /// Writes a record for each figure; those that the rival `against` has, too, are compared with
+    /// it round by round.
+    pub fn record(mut self, against: &str, meter: &Meter, report: &mut Report) -> Checked {
         let overhead = Decimal(meter.overhead());
         let unit = meter.unit();
         report.bench(format_args!(
             "name=overhead rival=none size=1 value={overhead} low={overhead} high={overhead} \
              unit={unit} samples=1 done=1"
         ));
-        for series in &mut self.0 {
+        let paired: Vec<Option<Decimal>> = self
+            .0
+            .iter()
+            .map(|series| self.paired(series, against))
+            .collect();
+        for (series, paired) in self.0.iter_mut().zip(paired) {
             let Figure { name, rival, size } = series.figure;
             series.samples.sort_unstable();
             let count = series.samples.len();
@@ -62,14 +70,42 @@ impl Samples {
             // The middle, and what 5 % are below, or above.
             let told = (|| Some((at(count / 2)?, at(count / 20)?, at(count - 1 - count / 20)?)))();
             let (value, low, high) = report.need("samples", told.ok_or(series.figure))?;
-            report.bench(format_args!(
+            let done = series.done;
+            let figure = format_args!(
                 "name={name} rival={rival} size={size} value={value} low={low} high={high} \
-                 unit={unit} samples={count} done={}",
-                series.done
-            ));
+                 unit={unit} samples={count} done={done}"
+            );
+            match paired {
+                Some(paired) => report.bench(format_args!("{figure} paired={paired}")),
+                None => report.bench(figure),
+            }
         }
         Ok(())
     }
+
+    /// How many times as much as the rival's the figure is: the median over the rounds, so that
+    /// both are of the same moments.
+    fn paired(&self, own: &Series, against: &str) -> Option<Decimal> {
+        let figure = Figure {
+            rival: against,
+            ..own.figure
+        };
+        if figure == own.figure {
+            return None;
+        }
+        let other = self.0.iter().find(|series| series.figure == figure)?;
+        let rounds = own.samples.chunks(BLOCKS).zip(other.samples.chunks(BLOCKS));
+        let ratio = |(own, other)| (1000 * median(own)?).checked_div(median(other)?);
+        let ratios: Option<Vec<Milli>> = rounds.map(ratio).collect();
+        median(&ratios?).map(Decimal)
+    }
+}
+
+/// The middle of some samples, in any order.
+fn median(samples: &[Milli]) -> Option<Milli> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied()
 }
 
 /// Thousandths, as a decimal number.

@@ -17,7 +17,7 @@ const BATCHES: [usize; 3] = [1, 8, PAGES];
 const WARM_UP: usize = 2;
 
 /// Blocks that are counted in a round.
-const BLOCKS: usize = 8;
+pub const BLOCKS: usize = 8;
 
 /// Someone who maps and unmaps single pages that are no neighbours in memory.
 ///
@@ -115,7 +115,7 @@ fn aside<S: Subject>(samples: &mut Samples, name: &'static str) {
     samples.add(figure::<S>(name, PAGES), PAGES as u64, None);
 }
 
-const fn figure<S: Subject>(name: &'static str, size: usize) -> Figure {
+const fn figure<S: Subject>(name: &'static str, size: usize) -> Figure<'static> {
     Figure {
         name,
         rival: S::RIVAL,

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use super::compare::PAIRED;
 use super::data::{Data, Row, Run};
 use super::record::{self, Figure, Unbelievable};
 use super::versions::{Lock, LockError, cpu};
@@ -140,7 +141,8 @@ fn how() -> String {
          with the next ({} rounds for instructions, {} for time). In a round each figure is measured for 8 blocks of 64 \
          requests, after 2 blocks to warm up; a block is measured as a whole. Each answer is waited for and looked at. \
          Figures are medians of blocks, per request (per pair for `unmap+map`), with the 5th and 95th percentile as \
-         spread; what a measurement of nothing takes (`overhead`, per block) is subtracted. Instructions: the guest's, \
+         spread; what a measurement of nothing takes (`overhead`, per block) is subtracted. Ratios are medians of the ratios of \
+         single rounds, so that whatever else the host does falls on both sides. Instructions: the guest's, \
          under `-icount shift=0`; the run fails unless a loop of known length counts as that. Time: without `-icount`, \
          the host's. The notification is the transport's (three register accesses). `domain` is the public API with \
          allocator, ledger and locks, with up to 64 live mappings; `pipeline` is requests alone, as the rival is.",
@@ -198,6 +200,7 @@ pub fn verdict(outcome: &Outcome) -> Result<Vec<Figure>, GuestError> {
 }
 
 fn row(arch: Arch, command: &str, figure: Figure) -> Row {
+    let paired = figure.paired.map(|ratio| (PAIRED.to_owned(), ratio.into()));
     Row {
         section: SECTION.into(),
         name: figure.name,
@@ -209,7 +212,7 @@ fn row(arch: Arch, command: &str, figure: Figure) -> Row {
         low: Some(figure.low),
         high: Some(figure.high),
         command: command.into(),
-        more: BTreeMap::new(),
+        more: paired.into_iter().collect(),
     }
 }
 

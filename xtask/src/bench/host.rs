@@ -13,15 +13,18 @@ use serde::Deserialize;
 use super::data::{Data, Row, Run};
 use super::versions::{Lock, LockError, cpu};
 use crate::ci::host_cargo;
+use crate::command::quoted;
 use crate::toolchain;
 
-/// What measures.
-const WORDS: [&str; 5] = [
+/// What measures: the targets that are benchmarks, and not the tests as such.
+const WORDS: [&str; 7] = [
     "bench",
     "--package",
     "virtio-iommu",
     "--features",
     "internals",
+    "--bench",
+    "*",
 ];
 /// What measures it again, and writes it down.
 const COMMAND: &str = "cargo xtask bench --host";
@@ -33,10 +36,10 @@ pub enum HostError {
     #[error("cargo: {0}")]
     Start(std::io::Error),
     /// It failed, and has said why.
-    #[error("`cargo {words}` failed ({0})", words = WORDS.join(" "))]
+    #[error("`cargo {words}` failed ({0})", words = words())]
     Failed(ExitStatus),
     /// There is nothing new in the folder.
-    #[error("`cargo {words}` has measured nothing: no new estimates in {dir}", words = WORDS.join(" "), dir = .0.display())]
+    #[error("`cargo {words}` has measured nothing: no new estimates in {dir}", words = words(), dir = .0.display())]
     Nothing(PathBuf),
     /// Something in there cannot be read.
     #[error("{}: {why}", .file.display())]
@@ -54,13 +57,18 @@ pub enum HostError {
     Lock(#[from] LockError),
 }
 
+/// The same, for a shell.
+fn words() -> String {
+    quoted(WORDS)
+}
+
 /// Runs the benchmarks of the host; returns a part of the data for each section.
 ///
 /// # Errors
 ///
 /// [`HostError`].
 pub fn measure() -> Result<Vec<Data>, HostError> {
-    println!("== on the host: cargo {}", WORDS.join(" "));
+    println!("== on the host: cargo {}", words());
     let dir = crate::target_dir().join("criterion");
     let started = SystemTime::now();
     let mut cargo = host_cargo();
@@ -88,7 +96,7 @@ pub fn measure() -> Result<Vec<Data>, HostError> {
                 rustc: rustc.clone(),
                 cpu: cpu(),
                 rivals: lock.versions(rivals.into_iter().chain(["criterion"])),
-                commands: vec![format!("cargo {}", WORDS.join(" "))],
+                commands: vec![format!("cargo {}", words())],
                 how: "On the host, by Criterion: medians, with their 95 % confidence interval as spread; \
                       for one element where the benchmark says how many it handles."
                     .into(),

@@ -179,38 +179,51 @@ fn goal_table(goals: &[Goal]) -> String {
 
 /// Every line on which somebody is better than us.
 fn losses(all: &[Comparison<'_>]) -> String {
-    let mut text = String::new();
+    let head = [
+        "where", "what", "size", "unit", "ours", "", "rival", "", "ratio",
+    ];
+    let mut table = Table {
+        head: head.map(Into::into).into(),
+        rows: Vec::new(),
+    };
     for comparison in all {
         let place = match comparison.arch {
             Some(arch) => format!("{} on {arch}", comparison.section),
             None => comparison.section.to_owned(),
         };
+        let own: Vec<&str> = comparison
+            .columns
+            .iter()
+            .copied()
+            .filter(|c| is_ours(c))
+            .collect();
         for line in &comparison.lines {
-            let own = comparison.columns.iter().filter(|column| is_ours(column));
-            for own in own {
-                if let (Some(ratio), Some(row), Some(best)) =
-                    (line.ratio(own), line.rows.get(own), line.best_rival())
-                    && ratio > 1.0
-                {
-                    let _ = writeln!(
-                        text,
-                        "* {place}, {} × {}: {own} {} {unit}, {} {} {unit} ({})",
-                        line.name,
-                        line.size,
-                        number(row.value),
-                        best.rival.as_deref().unwrap_or("–"),
-                        number(best.value),
-                        factor(ratio),
-                        unit = comparison.unit,
-                    );
+            for own in &own {
+                let figures = (line.ratio(own), line.rows.get(own), line.best_rival());
+                let (Some(ratio), Some(row), Some(best)) = figures else {
+                    continue;
+                };
+                if ratio <= 1.0 {
+                    continue;
                 }
+                table.rows.push(vec![
+                    place.clone(),
+                    line.name.into(),
+                    line.size.to_string(),
+                    comparison.unit.into(),
+                    (*own).into(),
+                    number(row.value),
+                    best.rival.clone().unwrap_or_default(),
+                    number(best.value),
+                    factor(ratio),
+                ]);
             }
         }
     }
-    if text.is_empty() {
-        text.push_str("Nowhere, of what was measured.\n");
+    if table.rows.is_empty() {
+        return "Nowhere, of what was measured.\n".into();
     }
-    text
+    table.markdown()
 }
 
 #[cfg(test)]
@@ -270,7 +283,9 @@ overhead: 216.7 ns
         );
         let expected = format!(
             "\
-* requests on riscv64, map × 64: domain 2500 ns, virtio-drivers 2000 ns (1.25x)
+| where               | what | size | unit | ours   |      | rival          |      | ratio |
+| ------------------- | ---- | ---: | ---- | ------ | ---: | -------------- | ---: | ----: |
+| requests on riscv64 | map  |   64 | ns   | domain | 2500 | virtio-drivers | 2000 | 1.25x |
 
 ## requests
 

@@ -28,6 +28,8 @@ pub struct Figure {
     pub samples: u64,
     /// How often it was done in all, warm-up included.
     pub done: u64,
+    /// How many times as much as the rival's it is: the median over the rounds.
+    pub paired: Option<f64>,
 }
 
 /// A `bench` record that is not of the known form.
@@ -59,9 +61,14 @@ impl Figure {
                 unit: field("unit")?.into(),
                 samples: number(field("samples")?)?,
                 done: number(field("done")?)?,
+                paired: None,
             })
         };
-        let figure = read().ok_or(Malformed)?;
+        let mut figure = read().ok_or(Malformed)?;
+        if let Some(word) = words.next() {
+            let paired = word.strip_prefix("paired=").and_then(decimal);
+            figure.paired = Some(paired.ok_or(Malformed)?);
+        }
         let ordered = figure.low <= figure.value && figure.value <= figure.high;
         if words.next().is_some() || !ordered || figure.samples == 0 || figure.done == 0 {
             return Err(Malformed);
@@ -195,7 +202,7 @@ mod tests {
 OpenSBI v1.5\r
 @viommu 1 plan 2\r
 @viommu 1 ok 1 the_counter_counts_instructions\r
-@viommu 1 bench name=map rival=domain size=64 value=63.250 low=62.900 high=64.100 unit=instructions samples=512 done=40960\r
+@viommu 1 bench name=map rival=domain size=64 value=63.250 low=62.900 high=64.100 unit=instructions samples=512 done=40960 paired=0.154\r
 @viommu 1 bench name=map rival=virtio-drivers size=64 value=411.000 low=411.000 high=411.000 unit=instructions samples=512 done=40960\r
 @viommu 1 ok 2 all_figures_are_told\r
 @viommu 1 end 2 passed 0 failed 0 skipped\r
@@ -217,9 +224,11 @@ OpenSBI v1.5\r
                 unit: "instructions".into(),
                 samples: 512,
                 done: 40960,
+                paired: Some(0.154),
             }
         );
-        assert_eq!(figures[1].rival, "virtio-drivers");
+        let rival = (&*figures[1].rival, figures[1].paired);
+        assert_eq!(rival, ("virtio-drivers", None));
     }
 
     #[test]
@@ -306,6 +315,8 @@ OpenSBI v1.5\r
             ("samples=512", "samples=0"),
             ("done=40960", "done=0"),
             ("done=40960", "done=40960 more=1"),
+            ("done=40960", "done=40960 paired=1"),
+            ("done=40960", "done=40960 paired=1.000 paired=1.000"),
             ("done=40960", "done=40960 "),
             (" done=40960", ""),
         ] {
