@@ -104,12 +104,9 @@ pub use wire::{
     ReservedRegion, Status,
 };
 
-/// What the benchmarks need of the inside. Not part of the API: no promise of stability.
 #[cfg(feature = "internals")]
 #[doc(hidden)]
-pub mod internals {
-    pub use crate::iova::{IovaError, Slot, Space, Wish};
-}
+pub mod internals;
 
 /// The example of the README is compiled as a test.
 #[cfg(doctest)]

@@ -3,7 +3,6 @@
 //! There are no references into it: the device may change any byte at any time. Accesses are
 //! volatile, aligned, checked against the bounds, and ordered by the fences of their callers.
 
-use core::marker::PhantomData;
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 
@@ -75,6 +74,15 @@ impl SharedMemory {
         Some(View { start, len })
     }
 
+    /// The `T` at `offset`; `None` if it is not inside or not aligned.
+    ///
+    /// # Safety
+    ///
+    /// The place is not used after [`free`](Self::free).
+    pub(crate) unsafe fn place<T>(&self, offset: usize) -> Option<Place<T>> {
+        self.at(offset).map(Place)
+    }
+
     /// Reads the value at `offset`; 0 where there is none, which is a defect of the caller.
     #[inline]
     pub(crate) fn read<T: Word>(&self, offset: usize) -> T {
@@ -123,6 +131,15 @@ pub(crate) struct View<T> {
 unsafe impl<T> Send for View<T> {}
 
 impl<T> View<T> {
+    /// The same view once more. What holds for one holds for the other.
+    #[inline]
+    pub(crate) fn copy(&self) -> Self {
+        Self {
+            start: self.start,
+            len: self.len,
+        }
+    }
+
     /// A pointer to an element, if it exists.
     #[inline]
     fn at(&self, index: usize) -> Option<NonNull<T>> {
@@ -158,30 +175,67 @@ impl<T: Word> View<T> {
     }
 }
 
-impl<const WORDS: usize> View<[u64; WORDS]> {
-    /// An element whose words can be accessed without further checks.
+impl View<[u32; 2]> {
+    /// Reads an element, one word after the other; zeros where there is none, which is a defect of
+    /// the caller.
     #[inline]
-    pub(crate) fn block(&self, index: usize) -> Option<Block<'_, WORDS>> {
-        let at = self.at(index)?;
-        let view = PhantomData;
-        Some(Block { at, view })
+    pub(crate) fn read_pair(&self, index: usize) -> [u32; 2] {
+        let Some(at) = self.at(index) else {
+            return [0; 2];
+        };
+        let first = at.cast::<u32>();
+        // SAFETY: the second word of the element.
+        let second = unsafe { first.add(1) };
+        // SAFETY: `at` checked the index, and the memory is there as long as the view is used.
+        let a = unsafe { first.read_volatile() };
+        // SAFETY: as above.
+        let b = unsafe { second.read_volatile() };
+        [u32::from_le(a), u32::from_le(b)]
     }
 }
 
-/// Some words in shared memory.
-pub(crate) struct Block<'a, const WORDS: usize> {
-    at: NonNull<[u64; WORDS]>,
-    view: PhantomData<&'a View<[u64; WORDS]>>,
+/// One value in shared memory: bounds and alignment were checked once.
+#[derive(Debug)]
+pub(crate) struct Place<T>(NonNull<T>);
+
+impl<T> Clone for Place<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
 }
 
-impl<const WORDS: usize> Block<'_, WORDS> {
+impl<T> Copy for Place<T> {}
+
+// SAFETY: whoever made the place promised that it does not outlive the memory, which may be
+// accessed from any thread.
+unsafe impl<T> Send for Place<T> {}
+
+impl<T: Word> Place<T> {
+    /// Reads the value.
+    #[inline]
+    pub(crate) fn read(&self) -> T {
+        // SAFETY: `SharedMemory::place` checked bounds and alignment, the memory is there as long
+        // as the place is used, and any bit pattern is a valid `Word`.
+        let value = unsafe { self.0.read_volatile() };
+        value.little_endian()
+    }
+
+    /// Writes the value.
+    #[inline]
+    pub(crate) fn write(&self, value: T) {
+        // SAFETY: as for `read`.
+        unsafe { self.0.write_volatile(value.little_endian()) }
+    }
+}
+
+impl<const WORDS: usize> Place<[u64; WORDS]> {
     /// Reads a word.
     #[inline]
     pub(crate) fn read<const AT: usize>(&self) -> u64 {
         const { assert!(AT < WORDS) };
-        // SAFETY: inside of the block.
-        let at = unsafe { self.at.cast::<u64>().add(AT) };
-        // SAFETY: `View::block` checked the index of the block; any bit pattern is a number.
+        // SAFETY: inside of the array.
+        let at = unsafe { self.0.cast::<u64>().add(AT) };
+        // SAFETY: as for `write`; any bit pattern is a number.
         let value = unsafe { at.read_volatile() };
         u64::from_le(value)
     }
@@ -190,9 +244,10 @@ impl<const WORDS: usize> Block<'_, WORDS> {
     #[inline]
     pub(crate) fn write<const AT: usize>(&self, value: u64) {
         const { assert!(AT < WORDS) };
-        // SAFETY: inside of the block.
-        let at = unsafe { self.at.cast::<u64>().add(AT) };
-        // SAFETY: `View::block` checked the index of the block.
+        // SAFETY: inside of the array.
+        let at = unsafe { self.0.cast::<u64>().add(AT) };
+        // SAFETY: `SharedMemory::place` checked bounds and alignment of the array, and the memory
+        // is there as long as the place is used.
         unsafe { at.write_volatile(value.to_le()) }
     }
 }

@@ -1,7 +1,7 @@
 //! Sending requests and waiting for their answers, without holding a lock meanwhile.
 
 use super::Shared;
-use super::requests::{Outcome, RequestError, Ticket};
+use super::requests::{Outcome, RequestError, Run, Ticket};
 use super::state::Device;
 use super::wait::Deadline;
 use crate::platform::Platform;
@@ -13,6 +13,9 @@ pub(crate) const BATCH: usize = 64;
 /// Looks at the ring between two looks at the status, which cost an exit each.
 const LOOKS_PER_STATUS: u32 = 64;
 
+/// What a batch in which all went well looks like.
+const ALL_WELL: [Outcome; BATCH] = [Ok(()); BATCH];
+
 /// Requests of one caller that share a kick, by their index in the batch.
 struct Batch<const N: usize> {
     /// Of those in flight.
@@ -22,23 +25,29 @@ struct Batch<const N: usize> {
     sent: usize,
     /// How many were sent and not answered.
     open: usize,
-    /// The first one that was not answered, if all answers came in order.
-    first: usize,
 }
 
 impl<const N: usize> Batch<N> {
-    const fn new() -> Self {
-        Self {
+    /// What became of a run of which the first answers, `well`, were good.
+    fn of(run: Run, well: usize) -> Self {
+        let mut batch = Self {
             tickets: [None; N],
             outcomes: [Err(RequestError::NoSlot); N],
-            sent: 0,
-            open: 0,
-            first: 0,
+            sent: run.sent,
+            open: run.sent - well,
+        };
+        let places = batch.tickets.iter_mut().zip(&mut batch.outcomes);
+        for (i, (ticket, outcome)) in places.enumerate().take(run.sent) {
+            if i < well {
+                *outcome = Ok(());
+            } else {
+                *ticket = run.ticket(i);
+            }
         }
+        batch
     }
 
     /// Sends what fits of the requests that were not sent before; tells whether some are left.
-    #[inline]
     fn submit(&mut self, device: &mut Device, requests: impl Iterator<Item = Request>) -> bool {
         let Some(queues) = device.running() else {
             for outcome in self.outcomes.iter_mut().skip(self.sent) {
@@ -46,52 +55,28 @@ impl<const N: usize> Batch<N> {
             }
             return false;
         };
-        let before = self.sent;
         let mut left = false;
-        let places = self.tickets.iter_mut().skip(before);
-        for (place, request) in places.zip(requests.skip(before)) {
-            let Some(ticket) = queues.requests.prepare(&request) else {
+        let mut sent = 0;
+        let places = self.tickets.iter_mut().zip(requests);
+        for (place, request) in places.skip(self.sent) {
+            *place = queues.requests.prepare_one(&request);
+            if place.is_none() {
                 left = true;
                 break;
-            };
-            *place = Some(ticket);
-            self.sent += 1;
+            }
+            sent += 1;
         }
-        if self.sent > before {
-            self.open += self.sent - before;
+        if sent > 0 {
+            self.sent += sent;
+            self.open += sent;
             device.kick();
         }
         left
     }
 
     /// Collects the answers that are there.
-    #[inline]
     fn collect(&mut self, device: &mut Device) {
-        let Self {
-            tickets,
-            outcomes,
-            open,
-            first,
-            ..
-        } = self;
-        let ticket = tickets.get(*first).copied().flatten();
-        device.reap_for(ticket, |outcome| {
-            if let (Some(ticket), Some(place)) = (tickets.get_mut(*first), outcomes.get_mut(*first))
-            {
-                *ticket = None;
-                *place = outcome;
-            }
-            *open -= 1;
-            *first += 1;
-            tickets.get(*first).copied().flatten()
-        });
-        if *open > 0 {
-            self.collect_in_any_order(device);
-        }
-    }
-
-    #[cold]
-    fn collect_in_any_order(&mut self, device: &mut Device) {
+        device.reap();
         let Some(queues) = device.running() else {
             return;
         };
@@ -107,7 +92,6 @@ impl<const N: usize> Batch<N> {
     }
 
     /// Gives up on what is in flight.
-    #[cold]
     fn abandon(&mut self, device: &mut Device, requests: impl Iterator<Item = Request>) {
         let places = self.tickets.iter_mut().zip(&mut self.outcomes);
         for (request, (ticket, outcome)) in requests.zip(places) {
@@ -123,12 +107,12 @@ impl<const N: usize> Batch<N> {
 }
 
 impl<P: Platform> Shared<P> {
-    /// Sends requests, with one kick per `N`, and hands the outcomes of each kick to `done`, in
-    /// order, with the index of the first.
+    /// Sends requests, with one kick per `N`, up to [`BATCH`], and hands the outcomes of each kick
+    /// to `done`, in order, with the index of the first.
     ///
     /// `requests` is walked under the lock of the device; `done` is called without it. The
     /// requests are in the ring in their order, but devices may process them in any.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn execute<const N: usize, R>(
         &self,
         requests: R,
@@ -136,27 +120,29 @@ impl<P: Platform> Shared<P> {
     ) where
         R: Iterator<Item = Request> + Clone,
     {
+        const { assert!(N <= BATCH) };
         let mut index = 0;
         let mut rest = requests;
         loop {
-            let batch = self.execute_batch::<N, _>(rest.clone().take(N));
-            let count = if batch.sent == N {
-                N
-            } else {
-                // The outcome of those that were not sent says why.
-                rest.clone().take(N).count()
-            };
-            let outcomes = batch.outcomes.get(..count).unwrap_or(&batch.outcomes);
-            if log::max_level() >= log::Level::Trace {
-                for (request, outcome) in rest.clone().zip(outcomes) {
-                    trace(&request, *outcome);
+            let (run, well) = self.send_run(rest.clone().take(N), N);
+            if well == run.sent && !run.left {
+                let outcomes = ALL_WELL.get(..well).unwrap_or_default();
+                trace(rest.clone(), outcomes);
+                if well > 0 {
+                    done(index, outcomes);
                 }
-            }
-            if count > 0 {
+            } else {
+                let batch = self.finish::<N, _>(run, well, rest.clone().take(N));
+                let count = rest.clone().take(N).count();
+                let outcomes = batch.outcomes.get(..count).unwrap_or(&batch.outcomes);
+                trace(rest.clone(), outcomes);
                 done(index, outcomes);
             }
-            index += count;
-            if count < N || rest.nth(N - 1).is_none() {
+            index += N;
+            if run.sent < N && !run.left
+                || rest.nth(N - 1).is_none()
+                || rest.clone().next().is_none()
+            {
                 return;
             }
         }
@@ -165,12 +151,13 @@ impl<P: Platform> Shared<P> {
     /// Sends one request.
     #[inline]
     pub(crate) fn execute_one(&self, request: Request) -> Outcome {
-        let mut outcome = Err(RequestError::NoSlot);
-        self.execute::<1, _>(core::iter::once(request), |_, answers| {
-            if let [answer] = answers {
-                outcome = *answer;
-            }
-        });
+        let (run, well) = self.send_run(core::iter::once(request), 1);
+        let mut outcome = Ok(());
+        if well != 1 {
+            let batch = self.finish::<1, _>(run, well, core::iter::once(request));
+            [outcome] = batch.outcomes;
+        }
+        trace(core::iter::once(request), &[outcome]);
         outcome
     }
 
@@ -182,43 +169,45 @@ impl<P: Platform> Shared<P> {
         queues.is_some_and(|queues| queues.requests.may_yet(matches))
     }
 
-    /// Sends up to `N` requests.
-    #[inline]
-    fn execute_batch<const N: usize, R>(&self, requests: R) -> Batch<N>
-    where
-        R: Iterator<Item = Request> + Clone,
-    {
-        let mut batch = Batch::new();
-        let left = {
-            let mut device = self.device.lock();
-            // What is in the ring now cannot be an answer to what is about to be sent.
-            device.reap();
-            let left = batch.submit(&mut device, requests.clone());
-            // Most devices have answered before the kick returns.
-            batch.collect(&mut device);
-            left
+    /// Sends up to `most` requests, and says how many of them were answered at once, in order, and
+    /// well. Most devices have answered before the kick returns.
+    #[inline(always)]
+    fn send_run(&self, requests: impl Iterator<Item = Request>, most: usize) -> (Run, usize) {
+        let mut device = self.device.lock();
+        // What is in the ring now cannot be an answer to what is about to be sent.
+        device.reap();
+        let Some(queues) = device.running() else {
+            return (Run::NONE, 0);
         };
-        if left || batch.open > 0 {
-            self.finish(&mut batch, requests, left);
+        let run = queues.requests.prepare_run(requests, most);
+        if run.sent == 0 {
+            return (run, 0);
         }
-        batch
+        device.kick();
+        let well = device.reap_run(run);
+        (run, well)
     }
 
     /// Waits for the answers that are missing, and sends what is left when there is room.
     #[cold]
-    fn finish<const N: usize, R>(&self, batch: &mut Batch<N>, requests: R, mut left: bool)
+    fn finish<const N: usize, R>(&self, run: Run, well: usize, requests: R) -> Batch<N>
     where
         R: Iterator<Item = Request> + Clone,
     {
+        let mut batch = Batch::of(run, well);
+        let mut left = run.left;
         let mut deadline = Deadline::after(&*self.platform, self.timeout);
+        let mut passed = false;
         let mut looks = 0_u32;
-        while left || batch.open > 0 {
-            let passed = deadline.passed(&*self.platform);
+        loop {
             let mut device = self.device.lock();
             batch.collect(&mut device);
             if left && !passed {
                 left = batch.submit(&mut device, requests.clone());
                 batch.collect(&mut device);
+            }
+            if !left && batch.open == 0 {
+                return batch;
             }
             if looks.is_multiple_of(LOOKS_PER_STATUS) {
                 device.check_status();
@@ -226,15 +215,26 @@ impl<P: Platform> Shared<P> {
             looks = looks.wrapping_add(1);
             if passed || device.running().is_none() {
                 batch.abandon(&mut device, requests);
-                return;
+                return batch;
             }
+            drop(device);
+            passed = deadline.passed(&*self.platform);
         }
     }
 }
 
 /// One line per finished request, for whoever compares them with what the device saw.
+#[inline]
+fn trace(requests: impl Iterator<Item = Request>, outcomes: &[Outcome]) {
+    if log::max_level() >= log::Level::Trace {
+        for (request, outcome) in requests.zip(outcomes) {
+            trace_one(&request, *outcome);
+        }
+    }
+}
+
 #[cold]
-fn trace(request: &Request, outcome: Outcome) {
+fn trace_one(request: &Request, outcome: Outcome) {
     const TARGET: &str = "virtio_iommu::request";
     match outcome {
         Ok(()) => log::trace!(target: TARGET, "{request} status=OK"),

@@ -8,10 +8,10 @@ use core::num::NonZeroU16;
 
 use thiserror::Error;
 
-use super::memory::{SharedMemory, View};
+use super::memory::{Place, SharedMemory};
 use super::ring::{DESC_F_NEXT, DESC_F_WRITE, Descriptor, SplitRing};
 use crate::platform::Platform;
-use crate::wire::{REQUEST_WORDS, Request, Status, TAIL_SIZE, parse_status};
+use crate::wire::{REQUEST_WORDS, Request, STATUS_OK, Status, TAIL_SIZE, parse_status};
 
 /// Size of a slot, in words.
 const SLOT_WORDS: usize = 16;
@@ -62,11 +62,21 @@ pub(crate) fn first_error(outcomes: &[Outcome]) -> Option<RequestError> {
     outcomes.iter().find_map(|outcome| outcome.err())
 }
 
+/// What the device says about a request with a status, having written `len` bytes of `expected`.
+fn outcome(status: u8, len: u32, expected: u32) -> Outcome {
+    match len {
+        0 => Err(RequestError::NotWritten),
+        // The poison is no status: nothing was written, whatever the length says.
+        _ if len != expected || status == POISON => Err(RequestError::Unconfirmed),
+        _ => parse_status(status).map_err(RequestError::Status),
+    }
+}
+
 /// A used ring that cannot be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Broken;
 
-/// A request in flight.
+/// A request in flight: the number of its slot, and one.
 ///
 /// Must be [collected](RequestQueue::collect) or [abandoned](RequestQueue::abandon).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,18 +84,18 @@ pub(crate) struct Ticket(NonZeroU16);
 
 impl Ticket {
     #[inline]
-    fn of(slot: u16) -> Option<Self> {
-        NonZeroU16::new(slot.wrapping_add(1)).map(Self)
+    fn of(slot: usize) -> Option<Self> {
+        NonZeroU16::new((slot as u16).wrapping_add(1)).map(Self)
     }
 
     #[inline]
-    fn slot(self) -> u16 {
-        self.0.get() - 1
+    fn slot(self) -> usize {
+        usize::from(self.0.get() - 1)
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Slot {
+enum State {
     Free,
     /// With the device; somebody waits.
     InFlight,
@@ -93,47 +103,82 @@ enum Slot {
     /// the request may take effect until then.
     Abandoned,
     /// Answered; the answer was not collected.
-    Done(Outcome),
+    Done,
+}
+
+/// One slot: its state, and where its parts are in shared memory.
+#[derive(Debug)]
+struct Slot {
+    body: Place<[u64; SLOT_WORDS]>,
+    /// The length in the first descriptor.
+    len: Place<u32>,
+    state: State,
+    /// The answer, when it is done.
+    outcome: Outcome,
+}
+
+impl Slot {
+    /// Writes a request, and gives the slot to the device.
+    #[inline(always)]
+    fn fill(&mut self, request: &Request) {
+        // Copies, because the compiler cannot know that the writes to shared memory do not change
+        // the slot itself.
+        let Self { body, len, .. } = *self;
+        self.state = State::InFlight;
+        let encoded = request.encode();
+        let [a, b, c, d, e] = encoded.words;
+        body.write::<0>(a);
+        body.write::<1>(b);
+        body.write::<2>(c);
+        body.write::<3>(d);
+        body.write::<4>(e);
+        body.write::<TAIL>(POISON.into());
+        len.write(encoded.len);
+    }
 }
 
 pub(crate) struct RequestQueue {
     ring: SplitRing,
     memory: SharedMemory,
-    /// The same memory, slot by slot.
-    bodies: View<[u64; SLOT_WORDS]>,
     slots: Vec<Slot>,
-    free: Vec<u16>,
+    /// The slot that is looked at first when one is needed.
+    next: usize,
+    /// Slots for everything but PROBE: the first ones.
+    usable: usize,
     /// What was abandoned, by slot. Has room for all.
-    abandoned: Vec<(u16, Request)>,
+    abandoned: Vec<(usize, Request)>,
     probe: Option<Probe>,
 }
 
-/// The slot for PROBE: the last one, whose tail is far longer.
+/// The reply to PROBE, whose slot is the last one.
 struct Probe {
-    slot: u16,
     reply: SharedMemory,
     /// Of the properties, in bytes.
     size: u32,
+    status: Place<u8>,
 }
 
-/// The lists of a queue, with room for each slot.
-struct Lists {
-    slots: Vec<Slot>,
-    free: Vec<u16>,
-    abandoned: Vec<(u16, Request)>,
+/// Requests in slots that follow each other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    first: usize,
+    /// How many requests were sent.
+    pub(crate) sent: usize,
+    /// Some were not, for want of slots that follow each other.
+    pub(crate) left: bool,
 }
 
-impl Lists {
-    fn new(slots: usize) -> Option<Self> {
-        let mut lists = Self {
-            slots: Vec::new(),
-            free: Vec::new(),
-            abandoned: Vec::new(),
-        };
-        lists.slots.try_reserve_exact(slots).ok()?;
-        lists.free.try_reserve_exact(slots).ok()?;
-        lists.abandoned.try_reserve_exact(slots).ok()?;
-        Some(lists)
+impl Run {
+    /// Requests that were all left.
+    pub(crate) const NONE: Self = Self {
+        first: 0,
+        sent: 0,
+        left: true,
+    };
+
+    /// The ticket of one of its requests.
+    pub(crate) fn ticket(&self, index: usize) -> Option<Ticket> {
+        Ticket::of(self.first + index)
     }
 }
 
@@ -144,106 +189,114 @@ impl RequestQueue {
         size: u16,
         probe_size: Option<u32>,
     ) -> Option<Self> {
-        let lists = Lists::new(usize::from(size / 2))?;
+        let count = usize::from(size / 2);
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(count).ok()?;
+        let mut abandoned = Vec::new();
+        abandoned.try_reserve_exact(count).ok()?;
         let ring = SplitRing::new(platform, size)?;
-        match Self::over(platform, size / 2, probe_size) {
-            Some((memory, bodies, probe)) => {
-                Some(Self::assemble(lists, ring, memory, bodies, probe))
-            }
-            None => {
-                // SAFETY: the device was not told of the ring.
-                unsafe { ring.into_memory().free(platform) };
-                None
-            }
-        }
-    }
-
-    /// The memory of the slots.
-    fn over<P: Platform>(
-        platform: &P,
-        slots: u16,
-        probe_size: Option<u32>,
-    ) -> Option<(SharedMemory, View<[u64; SLOT_WORDS]>, Option<Probe>)> {
-        let memory = SharedMemory::new(platform, SLOT_SIZE * usize::from(slots))?;
-        // SAFETY: kept beside the memory, and dropped by `free`.
-        let bodies = unsafe { memory.view(0, usize::from(slots)) };
+        let memory = SharedMemory::new(platform, SLOT_SIZE * count);
         let probe = probe_size.map(|size| {
             let reply = SharedMemory::new(platform, (size + TAIL_SIZE) as usize)?;
-            let slot = slots - 1;
-            Some(Probe { slot, reply, size })
+            // SAFETY: kept beside the memory, and gone when that is freed.
+            match unsafe { reply.place(size as usize) } {
+                Some(status) => Some(Probe {
+                    reply,
+                    size,
+                    status,
+                }),
+                None => {
+                    // SAFETY: the device was not told of it.
+                    unsafe { reply.free(platform) };
+                    None
+                }
+            }
         });
-        match (bodies, probe) {
-            (Some(bodies), None) => Some((memory, bodies, None)),
-            (Some(bodies), Some(Some(probe))) => Some((memory, bodies, Some(probe))),
-            (_, probe) => {
-                // SAFETY: the device was not told of the slots.
-                unsafe { memory.free(platform) };
+        let mut queue = match (memory, probe) {
+            (Some(memory), None) => Self::empty(ring, memory, slots, abandoned, None),
+            (Some(memory), Some(Some(probe))) => {
+                Self::empty(ring, memory, slots, abandoned, Some(probe))
+            }
+            (memory, probe) => {
+                // SAFETY: the device was not told of the ring.
+                unsafe { ring.into_memory().free(platform) };
+                if let Some(memory) = memory {
+                    // SAFETY: nor of the slots.
+                    unsafe { memory.free(platform) };
+                }
                 if let Some(Some(probe)) = probe {
-                    // SAFETY: nor of this.
+                    // SAFETY: nor of the reply.
                     unsafe { probe.reply.free(platform) };
                 }
-                None
+                return None;
             }
-        }
-    }
-
-    fn assemble(
-        lists: Lists,
-        ring: SplitRing,
-        memory: SharedMemory,
-        bodies: View<[u64; SLOT_WORDS]>,
-        probe: Option<Probe>,
-    ) -> Self {
-        let slots = ring.size() / 2;
-        let usable = slots - u16::from(probe.is_some());
-        let Lists {
-            slots: mut states,
-            mut free,
-            abandoned,
-        } = lists;
-        states.resize(usize::from(slots), Slot::Free);
-        // The lowest slot is taken first.
-        free.extend((0..usable).rev());
-        let queue = Self {
-            ring,
-            memory,
-            bodies,
-            slots: states,
-            free,
-            abandoned,
-            probe,
         };
-        for slot in 0..slots {
-            queue.link(slot);
+        if queue.link(size / 2).is_none() {
+            // SAFETY: the device was not told of it.
+            unsafe { queue.free(platform) };
+            return None;
         }
         queue.ring.suppress_interrupts();
-        queue
+        Some(queue)
     }
 
-    fn link(&self, slot: u16) {
-        let at = SLOT_SIZE * usize::from(slot);
-        let (tail, len) = match &self.probe {
-            Some(probe) if probe.slot == slot => (probe.reply.phys(0), probe.size + TAIL_SIZE),
-            _ => (self.memory.phys(at + 8 * TAIL), TAIL_SIZE),
-        };
-        self.ring.set_descriptor(
-            2 * slot,
-            Descriptor {
-                address: self.memory.phys(at),
-                len: 0,
-                flags: DESC_F_NEXT,
-                next: 2 * slot + 1,
-            },
-        );
-        self.ring.set_descriptor(
-            2 * slot + 1,
-            Descriptor {
-                address: tail,
-                len,
-                flags: DESC_F_WRITE,
-                next: 0,
-            },
-        );
+    fn empty(
+        ring: SplitRing,
+        memory: SharedMemory,
+        slots: Vec<Slot>,
+        abandoned: Vec<(usize, Request)>,
+        probe: Option<Probe>,
+    ) -> Self {
+        Self {
+            ring,
+            memory,
+            slots,
+            next: 0,
+            usable: 0,
+            abandoned,
+            probe,
+        }
+    }
+
+    /// Makes the slots, and writes their descriptors.
+    fn link(&mut self, count: u16) -> Option<()> {
+        for slot in 0..count {
+            let at = SLOT_SIZE * usize::from(slot);
+            let reply = match &self.probe {
+                Some(probe) if slot + 1 == count => (probe.reply.phys(0), probe.size + TAIL_SIZE),
+                _ => {
+                    self.usable += 1;
+                    (self.memory.phys(at + 8 * TAIL), TAIL_SIZE)
+                }
+            };
+            self.ring.set_descriptor(
+                2 * slot,
+                Descriptor {
+                    address: self.memory.phys(at),
+                    len: 0,
+                    flags: DESC_F_NEXT,
+                    next: 2 * slot + 1,
+                },
+            );
+            self.ring.set_descriptor(
+                2 * slot + 1,
+                Descriptor {
+                    address: reply.0,
+                    len: reply.1,
+                    flags: DESC_F_WRITE,
+                    next: 0,
+                },
+            );
+            self.slots.push(Slot {
+                // SAFETY: the place is kept beside its memory, and is gone when that is freed.
+                body: unsafe { self.memory.place(at) }?,
+                // SAFETY: the ring is freed together with the slots.
+                len: unsafe { self.ring.len_place(2 * slot) }?,
+                state: State::Free,
+                outcome: Err(RequestError::Unconfirmed),
+            });
+        }
+        Some(())
     }
 
     /// Gives all memory back.
@@ -266,147 +319,164 @@ impl RequestQueue {
         &self.ring
     }
 
-    /// Writes a request into a slot, for the next [`publish`](SplitRing::publish) of the ring;
-    /// `None` when no slot is free.
-    #[inline]
-    pub(crate) fn prepare(&mut self, request: &Request) -> Option<Ticket> {
-        let slot = if request.is_probe() {
+    /// Writes up to `most` requests into slots that follow each other, for the next
+    /// [`publish`](SplitRing::publish) of the ring. Those that come after a PROBE, or find no such
+    /// slot, are left.
+    ///
+    /// Slots come back in the order in which they were taken, as a rule: this is the fast way.
+    #[inline(always)]
+    pub(crate) fn prepare_run(
+        &mut self,
+        requests: impl Iterator<Item = Request>,
+        most: usize,
+    ) -> Run {
+        if self.usable - self.next < most {
+            self.next = 0;
+        }
+        let first = self.next;
+        let mut ring = self.ring.preparing();
+        let mut head = 2 * first as u16;
+        let mut run = Run {
+            first,
+            sent: 0,
+            left: false,
+        };
+        let mut slots = self.slots.get_mut(first..self.usable).into_iter().flatten();
+        for request in requests {
+            let Some(slot) = slots.next() else {
+                run.left = true;
+                break;
+            };
+            if slot.state != State::Free || request.is_probe() {
+                run.left = true;
+                break;
+            }
+            slot.fill(&request);
+            ring.prepare(head);
+            head = head.wrapping_add(2);
+            run.sent += 1;
+        }
+        let prepared = ring.prepared();
+        self.ring.set_prepared(prepared);
+        self.next = first + run.sent;
+        run
+    }
+
+    /// Takes the answers for a run out of the ring, as long as they come in its order and say that
+    /// all is well. Returns how many.
+    #[inline(always)]
+    pub(crate) fn reap_run(&mut self, run: Run) -> Result<usize, Broken> {
+        let waiting = usize::from(self.ring.waiting().map_err(|_| Broken)?);
+        let mut ring = self.ring.consuming();
+        let mut head = 2 * run.first as u32;
+        let mut taken = 0;
+        let slots = self.slots.get_mut(run.first..run.first + run.sent);
+        for slot in slots.into_iter().flatten().take(waiting) {
+            let used = ring.peek();
+            let body = slot.body;
+            let well = used.len == TAIL_SIZE && body.read::<TAIL>() as u8 == STATUS_OK;
+            if used.id != head || slot.state != State::InFlight || !well {
+                break;
+            }
+            slot.state = State::Free;
+            ring.consume();
+            head = head.wrapping_add(2);
+            taken += 1;
+        }
+        let consumed = ring.consumed();
+        self.ring.set_consumed(consumed);
+        Ok(taken)
+    }
+
+    /// Writes one request into any slot; `None` when none is free.
+    #[cold]
+    pub(crate) fn prepare_one(&mut self, request: &Request) -> Option<Ticket> {
+        let at = if request.is_probe() {
             self.prepare_probe()?
         } else {
-            let slot = self.free.pop()?;
-            let body = self.bodies.block(slot.into())?;
-            body.write::<TAIL>(POISON.into());
-            slot
+            let slots = self.slots.get(..self.usable)?;
+            slots.iter().position(|slot| slot.state == State::Free)?
         };
-        let body = self.bodies.block(slot.into())?;
-        let encoded = request.encode();
-        let [a, b, c, d, e] = encoded.words;
-        body.write::<0>(a);
-        body.write::<1>(b);
-        body.write::<2>(c);
-        body.write::<3>(d);
-        body.write::<4>(e);
-        self.ring.set_len(2 * slot, encoded.len);
-        self.set(slot, Slot::InFlight);
-        self.ring.prepare(2 * slot);
-        Ticket::of(slot)
+        self.slots.get_mut(at)?.fill(request);
+        self.ring.prepare(2 * at as u16);
+        Ticket::of(at)
     }
 
-    /// Gets the slot for PROBE ready, but for the first words of the request.
+    /// Gets the slot for PROBE ready, but for the first words of the request, if it is free.
     #[cold]
-    fn prepare_probe(&self) -> Option<u16> {
+    fn prepare_probe(&self) -> Option<usize> {
         let probe = self.probe.as_ref()?;
-        if self.slots.get(usize::from(probe.slot)) != Some(&Slot::Free) {
+        let slot = self.slots.get(self.usable)?;
+        if slot.state != State::Free {
             return None;
         }
-        let body = self.bodies.block(probe.slot.into())?;
-        body.write::<5>(0);
-        body.write::<6>(0);
-        body.write::<7>(0);
-        body.write::<8>(0);
+        slot.body.write::<5>(0);
+        slot.body.write::<6>(0);
+        slot.body.write::<7>(0);
+        slot.body.write::<8>(0);
         let len = (probe.size + TAIL_SIZE) as usize;
         probe.reply.fill(0, len, POISON);
-        Some(probe.slot)
+        Some(self.usable)
     }
 
-    /// Takes all answers out of the ring that are there. Those of `first`, in this order and
-    /// without a gap, go to `sink`, which says for whom to look next; others are left for
-    /// [`collect`](Self::collect).
-    #[inline]
-    pub(crate) fn reap(
-        &mut self,
-        first: Option<Ticket>,
-        mut sink: impl FnMut(Outcome) -> Option<Ticket>,
-    ) -> Result<(), Broken> {
-        let mut expected = first;
+    /// Takes all answers out of the ring that are there, for [`collect`](Self::collect).
+    #[cold]
+    pub(crate) fn reap(&mut self) -> Result<(), Broken> {
         for _ in 0..self.ring.waiting().map_err(|_| Broken)? {
             let used = self.ring.take_used();
             // The id is the head of a chain that the device has, or a lie.
-            let slot = match u16::try_from(used.id) {
-                Ok(head) if head.is_multiple_of(2) => head / 2,
+            let at = used.id as usize / 2;
+            let slot = match self.slots.get_mut(at) {
+                Some(slot) if used.id.is_multiple_of(2) => slot,
                 _ => return Err(Broken),
             };
-            match self.slots.get(usize::from(slot)) {
-                Some(Slot::InFlight) => {
-                    let outcome = self.outcome(slot, used.len);
-                    if expected.is_some_and(|ticket| ticket.slot() == slot) {
-                        self.release(slot);
-                        expected = sink(outcome);
-                    } else {
-                        self.set(slot, Slot::Done(outcome));
-                    }
+            match slot.state {
+                State::InFlight => {
+                    let body = slot.body;
+                    let (status, expected) = match &self.probe {
+                        Some(probe) if at >= self.usable => {
+                            (probe.status.read(), probe.size + TAIL_SIZE)
+                        }
+                        _ => (body.read::<TAIL>() as u8, TAIL_SIZE),
+                    };
+                    slot.outcome = outcome(status, used.len, expected);
+                    slot.state = State::Done;
                 }
-                Some(Slot::Abandoned) => {
-                    self.abandoned.retain(|(other, _)| *other != slot);
-                    self.release(slot);
+                State::Abandoned => {
+                    slot.state = State::Free;
+                    self.abandoned.retain(|(other, _)| *other != at);
                 }
-                _ => return Err(Broken),
+                State::Free | State::Done => return Err(Broken),
             }
         }
         Ok(())
     }
 
-    #[inline]
-    fn set(&mut self, slot: u16, state: Slot) {
-        if let Some(place) = self.slots.get_mut(usize::from(slot)) {
-            *place = state;
-        }
-    }
-
-    /// Reads the answer of `slot`, of which the device says to have written `len` bytes.
-    #[inline]
-    fn outcome(&self, slot: u16, len: u32) -> Outcome {
-        let (tail, expected) = match &self.probe {
-            Some(probe) if probe.slot == slot => (
-                probe.reply.read(probe.size as usize),
-                probe.size + TAIL_SIZE,
-            ),
-            _ => {
-                let body = self.bodies.block(slot.into());
-                let tail = body.map_or(POISON, |body| body.read::<TAIL>() as u8);
-                (tail, TAIL_SIZE)
-            }
-        };
-        match len {
-            0 => Err(RequestError::NotWritten),
-            // The poison is no status: nothing was written, whatever the length says.
-            _ if len != expected || tail == POISON => Err(RequestError::Unconfirmed),
-            _ => parse_status(tail).map_err(RequestError::Status),
-        }
-    }
-
     /// The answer, once: the slot is free afterwards.
     pub(crate) fn collect(&mut self, ticket: Ticket) -> Option<Outcome> {
-        let slot = ticket.slot();
-        let Some(Slot::Done(outcome)) = self.slots.get(usize::from(slot)).copied() else {
+        let slot = self.slots.get_mut(ticket.slot())?;
+        if slot.state != State::Done {
             return None;
-        };
-        self.release(slot);
-        Some(outcome)
+        }
+        slot.state = State::Free;
+        Some(slot.outcome)
     }
 
     /// Stops waiting for `request`: the slot comes back when the device gives it back.
     pub(crate) fn abandon(&mut self, ticket: Ticket, request: Request) {
-        let slot = ticket.slot();
-        if self.slots.get(usize::from(slot)) == Some(&Slot::InFlight) {
-            self.set(slot, Slot::Abandoned);
+        let at = ticket.slot();
+        if let Some(slot) = self.slots.get_mut(at)
+            && slot.state == State::InFlight
+        {
+            slot.state = State::Abandoned;
             // One entry per slot: there is always room.
-            self.abandoned.push((slot, request));
+            self.abandoned.push((at, request));
         }
     }
 
     /// Whether a request that nobody waits for, and of which this is true, may yet take effect.
     pub(crate) fn may_yet(&self, matches: impl Fn(&Request) -> bool) -> bool {
         self.abandoned.iter().any(|(_, request)| matches(request))
-    }
-
-    #[inline]
-    fn release(&mut self, slot: u16) {
-        self.set(slot, Slot::Free);
-        // One entry per slot: there is always room. The slot of PROBE is not among them.
-        if self.probe.as_ref().is_none_or(|probe| probe.slot != slot) {
-            self.free.push(slot);
-        }
     }
 
     /// The properties that the last PROBE returned.

@@ -5,7 +5,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use super::memory::{SharedMemory, View};
+use super::memory::{Place, SharedMemory, View};
 use crate::address::PhysAddr;
 use crate::platform::Platform;
 
@@ -49,7 +49,7 @@ pub(crate) struct SplitRing {
     /// Flags, index.
     device: View<u16>,
     /// Id and length of each element.
-    used: View<u32>,
+    used: View<[u32; 2]>,
     size: u16,
     /// Heads that were put in the available ring, modulo 2^16.
     prepared: u16,
@@ -74,7 +74,7 @@ impl SplitRing {
         // SAFETY: as above.
         let device = unsafe { memory.view(used, HEADS) };
         // SAFETY: as above.
-        let elements = unsafe { memory.view(used + 4, 2 * entries) };
+        let elements = unsafe { memory.view(used + 4, entries) };
         let (Some(descriptors), Some(driver), Some(device), Some(elements)) =
             (descriptors, driver, device, elements)
         else {
@@ -134,19 +134,40 @@ impl SplitRing {
         self.descriptors.write(at + 3, flags);
     }
 
-    /// Changes the length of a descriptor. Its chain must not be available to the device.
-    #[inline]
-    pub(crate) fn set_len(&self, index: u16, len: u32) {
-        self.descriptors.write(4 * usize::from(index) + 2, len);
+    /// Where the length of a descriptor is. Its chain must not be available to the device when it
+    /// is changed.
+    ///
+    /// # Safety
+    ///
+    /// The place is not used after the memory of the ring was freed.
+    pub(crate) unsafe fn len_place(&self, index: u16) -> Option<Place<u32>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.memory.place(DESCRIPTOR_SIZE * usize::from(index) + 8) }
     }
 
     /// Puts a chain in the available ring. The device learns of it with the next
     /// [`publish`](Self::publish).
-    #[inline]
     pub(crate) fn prepare(&mut self, head: u16) {
-        let place = usize::from(self.prepared & (self.size - 1));
-        self.driver.write(HEADS + place, head);
-        self.prepared = self.prepared.wrapping_add(1);
+        let mut preparing = self.preparing();
+        preparing.prepare(head);
+        self.prepared = preparing.prepared();
+    }
+
+    /// To put several chains in the available ring: they count once
+    /// [`set_prepared`](Self::set_prepared) is called.
+    #[inline]
+    pub(crate) fn preparing(&self) -> Preparing {
+        Preparing {
+            driver: self.driver.copy(),
+            mask: self.size - 1,
+            prepared: self.prepared,
+        }
+    }
+
+    /// Takes note of chains that were put in the available ring.
+    #[inline]
+    pub(crate) fn set_prepared(&mut self, prepared: u16) {
+        self.prepared = prepared;
     }
 
     /// Makes all chains that were prepared available. The device may begin at once, kicked or not.
@@ -176,14 +197,29 @@ impl SplitRing {
     }
 
     /// Takes out one of the used elements that [`waiting`](Self::waiting) has counted.
-    #[inline]
     pub(crate) fn take_used(&mut self) -> Used {
-        let place = 2 * usize::from(self.consumed & (self.size - 1));
-        self.consumed = self.consumed.wrapping_add(1);
-        Used {
-            id: self.used.read(place),
-            len: self.used.read(place + 1),
+        let mut consuming = self.consuming();
+        let used = consuming.peek();
+        consuming.consume();
+        self.consumed = consuming.consumed();
+        used
+    }
+
+    /// To take out several of the used elements that [`waiting`](Self::waiting) has counted: they
+    /// count as taken out once [`set_consumed`](Self::set_consumed) is called.
+    #[inline]
+    pub(crate) fn consuming(&self) -> Consuming {
+        Consuming {
+            used: self.used.copy(),
+            mask: self.size - 1,
+            consumed: self.consumed,
         }
+    }
+
+    /// Takes note of used elements that were taken out.
+    #[inline]
+    pub(crate) fn set_consumed(&mut self, consumed: u16) {
+        self.consumed = consumed;
     }
 
     /// Used elements that were not taken out yet.
@@ -197,6 +233,57 @@ impl SplitRing {
         // The elements must not be read before the index that announced them.
         fence(Ordering::Acquire);
         Ok(waiting)
+    }
+}
+
+/// The available ring, while chains are put in.
+pub(crate) struct Preparing {
+    driver: View<u16>,
+    mask: u16,
+    prepared: u16,
+}
+
+impl Preparing {
+    #[inline]
+    pub(crate) fn prepare(&mut self, head: u16) {
+        let place = usize::from(self.prepared & self.mask);
+        self.driver.write(HEADS + place, head);
+        self.prepared = self.prepared.wrapping_add(1);
+    }
+
+    /// What has to be noted afterwards.
+    #[inline]
+    pub(crate) fn prepared(&self) -> u16 {
+        self.prepared
+    }
+}
+
+/// The used ring, while elements are taken out.
+pub(crate) struct Consuming {
+    used: View<[u32; 2]>,
+    mask: u16,
+    consumed: u16,
+}
+
+impl Consuming {
+    /// The next element.
+    #[inline]
+    pub(crate) fn peek(&self) -> Used {
+        let place = usize::from(self.consumed & self.mask);
+        let [id, len] = self.used.read_pair(place);
+        Used { id, len }
+    }
+
+    /// Takes it out.
+    #[inline]
+    pub(crate) fn consume(&mut self) {
+        self.consumed = self.consumed.wrapping_add(1);
+    }
+
+    /// What has to be noted afterwards.
+    #[inline]
+    pub(crate) fn consumed(&self) -> u16 {
+        self.consumed
     }
 }
 

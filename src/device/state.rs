@@ -6,7 +6,7 @@ use core::time::Duration;
 use virtio_drivers::transport::DeviceStatus;
 
 use super::events::EventQueue;
-use super::requests::{Outcome, RequestQueue, Ticket};
+use super::requests::{RequestQueue, Run};
 use super::transport::Link;
 use super::wait::Deadline;
 use crate::platform::Platform;
@@ -120,23 +120,34 @@ impl Device {
     }
 
     /// Takes answers out of the ring, for whoever waits for them.
+    #[inline]
     pub(crate) fn reap(&mut self) {
-        self.reap_for(None, |_| None);
+        let Some(queues) = self.running() else { return };
+        if queues.requests.ring().waiting() != Ok(0) && queues.requests.reap().is_err() {
+            self.give_up();
+        }
     }
 
-    /// As [`RequestQueue::reap`].
-    #[inline]
-    pub(crate) fn reap_for(
-        &mut self,
-        first: Option<Ticket>,
-        sink: impl FnMut(Outcome) -> Option<Ticket>,
-    ) {
-        if let Some(queues) = self.running()
-            && queues.requests.reap(first, sink).is_err()
-        {
-            log::error!("the used ring of the request queue is corrupt: the IOMMU needs a reset");
-            self.broken = true;
+    /// The answers for a run, as long as they come in order and say that all is well: how many.
+    #[inline(always)]
+    pub(crate) fn reap_run(&mut self, run: Run) -> usize {
+        let Some(queues) = self.running() else {
+            return 0;
+        };
+        match queues.requests.reap_run(run) {
+            Ok(count) => count,
+            Err(_) => {
+                self.give_up();
+                0
+            }
         }
+    }
+
+    /// The used ring cannot be believed.
+    #[cold]
+    fn give_up(&mut self) {
+        log::error!("the used ring of the request queue is corrupt: the IOMMU needs a reset");
+        self.broken = true;
     }
 
     /// Looks whether the device gave up.

@@ -75,25 +75,45 @@ pub(crate) struct Draft<I> {
     gap: u64,
 }
 
-/// Mappings to end, in the order of their owner, as runs that take one UNMAP each.
+/// Something with addresses.
+pub(super) trait Spot: Copy {
+    fn iova(self) -> IovaRange;
+}
+
+impl Spot for IovaRange {
+    #[inline]
+    fn iova(self) -> IovaRange {
+        self
+    }
+}
+
+impl Spot for Held {
+    #[inline]
+    fn iova(self) -> IovaRange {
+        self.iova
+    }
+}
+
+/// Mappings to end, in the order of their owner, as runs that take one UNMAP each: the addresses,
+/// and how many mappings.
 #[derive(Clone)]
-struct Runs<'a> {
-    ends: &'a [Held],
+pub(super) struct Runs<'a, T> {
+    ends: &'a [T],
     /// How far neighbours are apart; `None` if each takes a request of its own.
     merge: Option<u64>,
 }
 
-impl Iterator for Runs<'_> {
+impl<T: Spot> Iterator for Runs<'_, T> {
     type Item = (IovaRange, usize);
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let (first, mut rest) = self.ends.split_first()?;
-        let mut run = first.iova;
+        let mut run = first.iova();
         let mut count = 1;
         if let Some(granule) = self.merge {
             while let Some((next, others)) = rest.split_first()
-                && let Some(longer) = join(run, next.iova, granule)
+                && let Some(longer) = join(run, next.iova(), granule)
             {
                 run = longer;
                 count += 1;
@@ -291,10 +311,7 @@ impl<P: Platform> Domain<P> {
     where
         I: Iterator<Item = PhysRange> + Clone,
     {
-        let runs = Runs {
-            ends,
-            merge: self.merge(ends),
-        };
+        let runs = self.runs(ends);
         let domain = self.id;
         let unmaps = runs
             .clone()
@@ -354,26 +371,32 @@ impl<P: Platform> Domain<P> {
         Ok(())
     }
 
-    /// How far apart mappings may be that end with one UNMAP.
+    /// The runs of mappings that are about to end.
     #[inline]
-    fn merge(&self, ends: &[Held]) -> Option<u64> {
-        if ends.len() < 2 {
-            return None;
-        }
+    pub(super) fn runs<'a, T: Spot>(&self, ends: &'a [T]) -> Runs<'a, T> {
         let granule = self.shared.geometry.granule();
+        let merge = ends.len() > 1 && self.may_merge(ends, granule);
+        Runs {
+            ends,
+            merge: merge.then_some(granule),
+        }
+    }
+
+    /// Whether nothing is in the holes between neighbours.
+    fn may_merge<T: Spot>(&self, ends: &[T], granule: u64) -> bool {
         let state = self.state.lock();
-        let sound = ends.windows(2).all(|pair| match pair {
-            [a, b] if join(a.iova, b.iova, granule).is_some() => {
-                let (below, above) = if a.iova.start() < b.iova.start() {
+        ends.windows(2).all(|pair| match pair {
+            [a, b] if join(a.iova(), b.iova(), granule).is_some() => {
+                let (a, b) = (a.iova(), b.iova());
+                let (below, above) = if a.start() < b.start() {
                     (a, b)
                 } else {
                     (b, a)
                 };
-                state.ledger.are_neighbours(below.iova, above.iova)
+                state.ledger.are_neighbours(below, above)
             }
             _ => true,
-        });
-        sound.then_some(granule)
+        })
     }
 
     /// Takes back what was mapped of plans that failed, or whose companions did.
@@ -449,7 +472,11 @@ impl<P: Platform> Domain<P> {
     }
 
     #[inline]
-    fn finish_end(&self, held: Held, begun: Result<bool, UnmapError>) -> Result<(), UnmapError> {
+    pub(super) fn finish_end(
+        &self,
+        held: Held,
+        begun: Result<bool, UnmapError>,
+    ) -> Result<(), UnmapError> {
         if !begun? {
             return Ok(());
         }

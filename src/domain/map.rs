@@ -4,7 +4,7 @@ use super::change::{Held, Plan};
 use super::record::{Owner, Record, State};
 use super::{Domain, MapError, UnmapError};
 use crate::address::{Iova, IovaRange, PhysRange};
-use crate::device::{BATCH, Outcome, RequestError};
+use crate::device::BATCH;
 use crate::platform::Platform;
 use crate::wire::{Access, Request};
 
@@ -171,8 +171,10 @@ impl<P: Platform> Domain<P> {
         if phys.len() != iova.len() {
             return Err(MapError::Length);
         }
-        for piece in phys {
-            self.draft(core::iter::once(*piece), options, 0)?;
+        if let ([phys], [iova]) = (phys, &mut *iova) {
+            // SAFETY: the contract is the same.
+            *iova = unsafe { self.map(*phys, options) }?;
+            return Ok(());
         }
         self.record_all(phys, options, iova)?;
         self.map_recorded(iova, phys, options.access)
@@ -286,9 +288,16 @@ impl<P: Platform> Domain<P> {
     ///
     /// [`UnmapError`].
     pub fn unmap(&self, iova: IovaRange) -> Result<(), UnmapError> {
-        let slot = self.state.lock().ledger.find_raw(iova);
-        let slot = slot.ok_or(UnmapError::NotMapped(iova))?;
-        self.end(Held { slot, iova })
+        let begun = {
+            let mut state = self.state.lock();
+            let slot = state.ledger.find_raw(iova);
+            slot.map(|slot| {
+                let held = Held { slot, iova };
+                (held, state.begin_end(held))
+            })
+        };
+        let (held, begun) = begun.ok_or(UnmapError::NotMapped(iova))?;
+        self.finish_end(held, begun)
     }
 
     /// Ends several mappings, with one notification of the device for up to 64 requests.
@@ -299,16 +308,34 @@ impl<P: Platform> Domain<P> {
     /// [`UnmapError`]: if one of the ranges is not a mapping, nothing is unmapped; otherwise each
     /// mapping is unmapped or quarantined, and the first error is returned.
     pub fn unmap_all(&self, iova: &[IovaRange]) -> Result<(), UnmapError> {
+        if let [iova] = iova {
+            return self.unmap(*iova);
+        }
         if !self.begin_all(iova)? {
             return Ok(());
         }
+        let runs = self.runs(iova);
+        let domain = self.id;
+        let requests = runs
+            .clone()
+            .map(|(virt, _)| Request::Unmap { domain, virt });
         let mut failure = None;
+        let mut runs = runs;
         let mut rest = iova;
-        while !rest.is_empty() {
-            let (some, others) = rest.split_at(rest.len().min(BATCH));
-            failure = failure.or(self.end_some(some));
-            rest = others;
-        }
+        self.shared.execute::<BATCH, _>(requests, |_, outcomes| {
+            let mut state = self.state.lock();
+            for (outcome, (_, count)) in outcomes.iter().zip(runs.by_ref()) {
+                failure = failure.or(outcome.err());
+                let (ended, others) = rest.split_at_checked(count).unwrap_or((rest, &[]));
+                for range in ended {
+                    if let Some(slot) = state.ledger.find(*range) {
+                        let held = Held { slot, iova: *range };
+                        state.settle_end(held, *outcome);
+                    }
+                }
+                rest = others;
+            }
+        });
         failure.map_or(Ok(()), |error| Err(UnmapError::Quarantined(error)))
     }
 
@@ -346,26 +373,5 @@ impl<P: Platform> Domain<P> {
             }
         }
         Ok(false)
-    }
-
-    /// Ends up to [`BATCH`] mappings that [were begun](Self::begin_all) to end.
-    fn end_some(&self, iova: &[IovaRange]) -> Option<RequestError> {
-        let mut ended: [Outcome; BATCH] = [Ok(()); BATCH];
-        let ended = ended.get_mut(..iova.len())?;
-        let mut ends = [None; BATCH];
-        {
-            let state = self.state.lock();
-            for (end, range) in ends.iter_mut().zip(iova) {
-                let slot = state.ledger.find(*range)?;
-                *end = Some(Held { slot, iova: *range });
-            }
-        }
-        let first = ends.first().copied().flatten()?;
-        let ends = ends.map(|end| end.unwrap_or(first));
-        let ends = ends.get(..iova.len())?;
-        let none: &[Plan<core::iter::Empty<PhysRange>>] = &[];
-        // Nothing is mapped, so nothing can fail but what `ended` tells.
-        let _ = self.change::<BATCH, _>(ends, ended, none, &mut []);
-        crate::device::first_error(ended)
     }
 }

@@ -213,6 +213,11 @@ impl<P: Platform> Domain<P> {
         self.shared.geometry.usable_range()
     }
 
+    #[cfg(feature = "internals")]
+    pub(crate) fn shared(&self) -> &Arc<Shared<P>> {
+        &self.shared
+    }
+
     pub(crate) fn platform(&self) -> &Arc<P> {
         &self.shared.platform
     }

@@ -23,7 +23,7 @@ pub(crate) use config::{RawConfig, offset};
 pub(crate) use fault::{EVENT_SIZE, parse_event};
 pub(crate) use probe::parse_properties;
 pub(crate) use request::{AttachFlags, REQUEST_WORDS, Request, TAIL_SIZE};
-pub(crate) use status::parse_status;
+pub(crate) use status::{STATUS_OK, parse_status};
 
 /// Index of the request queue (§5.13.2).
 pub(crate) const REQUEST_QUEUE: u16 = 0;

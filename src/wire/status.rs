@@ -43,10 +43,13 @@ impl fmt::Display for Status {
     }
 }
 
+/// `OK`: the request was carried out.
+pub(crate) const STATUS_OK: u8 = 0;
+
 /// Decodes the status byte of a tail.
 pub(crate) const fn parse_status(byte: u8) -> Result<(), Status> {
     Err(match byte {
-        0 => return Ok(()),
+        STATUS_OK => return Ok(()),
         1 => Status::IoErr,
         2 => Status::Unsupp,
         3 => Status::DevErr,

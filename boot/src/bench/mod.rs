@@ -10,12 +10,14 @@
 //! | [`subject`] | what every rival can be asked to do, and the rounds in which it is |
 //! | [`series`] | the samples of all figures, and their medians |
 //! | [`own_driver`] | the driver, by its public API |
+//! | [`pipeline`] | the driver's request queue by itself |
 //! | [`library_queue`] | the rival: the queue of `virtio-drivers`, on the same device |
 //! | [`requests`] | the benchmark of requests |
 
 mod library_queue;
 mod meter;
 mod own_driver;
+mod pipeline;
 mod requests;
 mod series;
 mod subject;

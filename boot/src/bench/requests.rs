@@ -12,6 +12,7 @@ use virtio_iommu::{EndpointId, Iommu, Options, PhysRange};
 use super::library_queue::LibraryQueue;
 use super::meter::Meter;
 use super::own_driver::OwnDomain;
+use super::pipeline::Queue;
 use super::series::Samples;
 use super::subject::{self, PAGES, Subject};
 use crate::arch::Firmware;
@@ -80,7 +81,7 @@ impl Bench {
         report.need("library_queue", queue.stop())
     }
 
-    /// A round of the driver under test.
+    /// A round of the driver under test: of its request queue, and of all of it.
     fn own_driver(&mut self, report: &mut Report) -> Checked {
         let transport = self.transport(report)?;
         let endpoints = [self.endpoint];
@@ -88,6 +89,9 @@ impl Bench {
         let iommu = report.need("driver_starts", iommu)?;
         let domain = report.need("domain", iommu.create_domain(PAGES))?;
         report.need("attach", domain.attach(self.endpoint))?;
+        let mut queue = Queue::new(&domain, &self.pages);
+        let result = subject::round(&mut queue, &self.meter, &mut self.samples);
+        report.need("pipeline", result)?;
         let mut subject = OwnDomain::new(&domain, &self.pages);
         let result = subject::round(&mut subject, &self.meter, &mut self.samples);
         report.need("domain", result)?;

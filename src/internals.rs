@@ -1,0 +1,110 @@
+//! What the benchmarks need of the inside. Not part of the API: no promise of stability.
+
+use alloc::sync::Arc;
+
+pub use crate::iova::{IovaError, Slot, Space, Wish};
+
+use crate::address::{DomainId, IovaRange, PhysRange};
+use crate::device::{BATCH, RequestError, Shared, first_error};
+use crate::domain::Domain;
+use crate::platform::Platform;
+use crate::wire::{Access, Request};
+
+/// The request queue by itself: no ledger, no allocator, no checks.
+pub struct Pipeline<P: Platform> {
+    shared: Arc<Shared<P>>,
+    domain: DomainId,
+}
+
+/// Where something is mapped, and what.
+pub type Place = (IovaRange, PhysRange);
+
+impl<P: Platform> Pipeline<P> {
+    /// The queue of the IOMMU of `domain`, for requests about it.
+    #[must_use]
+    pub fn of(domain: &Domain<P>) -> Self {
+        Self {
+            shared: domain.shared().clone(),
+            domain: domain.id(),
+        }
+    }
+
+    fn map_request(&self, place: &Place, access: Access) -> Request {
+        Request::Map {
+            domain: self.domain,
+            virt: place.0,
+            phys_start: place.1.start(),
+            access,
+        }
+    }
+
+    fn unmap_request(&self, virt: IovaRange) -> Request {
+        Request::Unmap {
+            domain: self.domain,
+            virt,
+        }
+    }
+
+    fn all<const N: usize>(
+        &self,
+        requests: impl Iterator<Item = Request> + Clone,
+    ) -> Result<(), RequestError> {
+        let mut failure = None;
+        self.shared.execute::<N, _>(requests, |_, outcomes| {
+            failure = failure.or(first_error(outcomes));
+        });
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Maps, with one notification for up to 64.
+    ///
+    /// # Errors
+    ///
+    /// The first [`RequestError`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`Domain::map`]; the addresses are whole granules, in range, in no reserved region,
+    /// and used by nobody, the domain included.
+    pub unsafe fn map(&self, places: &[Place], access: Access) -> Result<(), RequestError> {
+        match places {
+            [place] => self.shared.execute_one(self.map_request(place, access)),
+            _ => self.all::<BATCH>(places.iter().map(|place| self.map_request(place, access))),
+        }
+    }
+
+    /// Unmaps, with one notification for up to 64.
+    ///
+    /// # Errors
+    ///
+    /// The first [`RequestError`].
+    ///
+    /// # Safety
+    ///
+    /// The addresses were mapped by [`map`](Self::map).
+    pub unsafe fn unmap(&self, places: &[Place]) -> Result<(), RequestError> {
+        match places {
+            [place] => self.shared.execute_one(self.unmap_request(place.0)),
+            _ => self.all::<BATCH>(places.iter().map(|place| self.unmap_request(place.0))),
+        }
+    }
+
+    /// Unmaps one and maps another, with one notification.
+    ///
+    /// # Errors
+    ///
+    /// The first [`RequestError`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`map`](Self::map) and [`unmap`](Self::unmap).
+    pub unsafe fn exchange(
+        &self,
+        old: IovaRange,
+        new: &Place,
+        access: Access,
+    ) -> Result<(), RequestError> {
+        let requests = [self.unmap_request(old), self.map_request(new, access)];
+        self.all::<2>(requests.iter().copied())
+    }
+}
