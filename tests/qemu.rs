@@ -13,7 +13,6 @@ use support::suite::{self, Tally};
 use support::verdict::{explain, judge};
 use xtask::Arch;
 
-#[expect(dead_code, reason = "the other test program uses the rest")]
 mod support;
 
 fn main() -> ExitCode {

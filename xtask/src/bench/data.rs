@@ -132,7 +132,8 @@ impl Data {
         self.sort();
     }
 
-    fn sort(&mut self) {
+    /// Puts everything into the order of the file.
+    pub fn sort(&mut self) {
         self.runs
             .sort_by(|a, b| (&a.section, &a.arch).cmp(&(&b.section, &b.arch)));
         self.rows.sort_by(|a, b| {

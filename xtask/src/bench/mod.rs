@@ -73,7 +73,8 @@ pub fn run(archs: &[Arch], host: bool) -> Result<(), BenchError> {
 }
 
 /// Prints what was just measured, and writes it down.
-fn keep(data: &mut Data, new: Data, root: &Path) -> Result<(), BenchError> {
+fn keep(data: &mut Data, mut new: Data, root: &Path) -> Result<(), BenchError> {
+    new.sort();
     print!("{}", page::told(&new));
     data.merge(new);
     data.write(&root.join(DATA))?;
