@@ -45,6 +45,7 @@ impl<P: Platform> Pipeline<P> {
         }
     }
 
+    #[inline(never)]
     fn all<const N: usize>(
         &self,
         requests: impl Iterator<Item = Request> + Clone,

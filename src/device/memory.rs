@@ -153,18 +153,6 @@ impl<T> View<T> {
 }
 
 impl<T: Word> View<T> {
-    /// Reads an element; 0 where there is none, which is a defect of the caller.
-    #[inline]
-    pub(crate) fn read(&self, index: usize) -> T {
-        let Some(at) = self.at(index) else {
-            return T::default();
-        };
-        // SAFETY: `at` checked the index, the memory is there as long as the view is used, and any
-        // bit pattern is a valid `Word`.
-        let value = unsafe { at.read_volatile() };
-        value.little_endian()
-    }
-
     /// Writes an element; nothing where there is none, which is a defect of the caller.
     #[inline]
     pub(crate) fn write(&self, index: usize, value: T) {

@@ -124,7 +124,7 @@ impl<P: Platform> Shared<P> {
         let mut index = 0;
         let mut rest = requests;
         loop {
-            let (run, well) = self.send_run(rest.clone().take(N), N);
+            let (run, well) = self.device.lock().send_run(rest.clone().take(N), N);
             if well == run.sent && !run.left {
                 let outcomes = ALL_WELL.get(..well).unwrap_or_default();
                 trace(rest.clone(), outcomes);
@@ -149,15 +149,24 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Sends one request.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn execute_one(&self, request: Request) -> Outcome {
-        let (run, well) = self.send_run(core::iter::once(request), 1);
-        let mut outcome = Ok(());
-        if well != 1 {
-            let batch = self.finish::<1, _>(run, well, core::iter::once(request));
-            [outcome] = batch.outcomes;
-        }
+        let sent = self.device.lock().send_run(core::iter::once(request), 1);
+        let outcome = match sent {
+            (_, 1) => Ok(()),
+            (run, _) => self.finish_one(run, request),
+        };
         trace(core::iter::once(request), &[outcome]);
+        outcome
+    }
+
+    /// As [`finish`](Self::finish), for one request of which there is no good answer yet.
+    #[cold]
+    #[inline(never)]
+    fn finish_one(&self, run: Run, request: Request) -> Outcome {
+        let [outcome] = self
+            .finish::<1, _>(run, 0, core::iter::once(request))
+            .outcomes;
         outcome
     }
 
@@ -167,25 +176,6 @@ impl<P: Platform> Shared<P> {
         device.reap();
         let queues = device.queues.as_ref();
         queues.is_some_and(|queues| queues.requests.may_yet(matches))
-    }
-
-    /// Sends up to `most` requests, and says how many of them were answered at once, in order, and
-    /// well. Most devices have answered before the kick returns.
-    #[inline(always)]
-    fn send_run(&self, requests: impl Iterator<Item = Request>, most: usize) -> (Run, usize) {
-        let mut device = self.device.lock();
-        // What is in the ring now cannot be an answer to what is about to be sent.
-        device.reap();
-        let Some(queues) = device.running() else {
-            return (Run::NONE, 0);
-        };
-        let run = queues.requests.prepare_run(requests, most);
-        if run.sent == 0 {
-            return (run, 0);
-        }
-        device.kick();
-        let well = device.reap_run(run);
-        (run, well)
     }
 
     /// Waits for the answers that are missing, and sends what is left when there is room.

@@ -319,47 +319,45 @@ impl RequestQueue {
         &self.ring
     }
 
-    /// Writes up to `most` requests into slots that follow each other, for the next
-    /// [`publish`](SplitRing::publish) of the ring. Those that come after a PROBE, or find no such
-    /// slot, are left.
+    /// Whether all answers were taken out of the ring.
+    #[inline(always)]
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.ring.is_quiet()
+    }
+
+    /// Makes up to `most` requests available to the device, in slots that follow each other. Those
+    /// that come after a PROBE, or find no such slot, are left.
     ///
     /// Slots come back in the order in which they were taken, as a rule: this is the fast way.
     #[inline(always)]
-    pub(crate) fn prepare_run(
-        &mut self,
-        requests: impl Iterator<Item = Request>,
-        most: usize,
-    ) -> Run {
-        if self.usable - self.next < most {
-            self.next = 0;
+    pub(crate) fn send_run(&mut self, requests: impl Iterator<Item = Request>, most: usize) -> Run {
+        let mut first = self.next;
+        if self.usable - first < most {
+            first = 0;
         }
-        let first = self.next;
         let mut ring = self.ring.preparing();
-        let mut head = 2 * first as u16;
-        let mut run = Run {
-            first,
-            sent: 0,
-            left: false,
-        };
-        let mut slots = self.slots.get_mut(first..self.usable).into_iter().flatten();
+        let mut left = false;
+        let mut at = first;
         for request in requests {
-            let Some(slot) = slots.next() else {
-                run.left = true;
+            left = true;
+            let Some(slot) = self.slots.get_mut(at) else {
                 break;
             };
-            if slot.state != State::Free || request.is_probe() {
-                run.left = true;
+            if slot.state != State::Free || at >= self.usable || request.is_probe() {
                 break;
             }
+            left = false;
             slot.fill(&request);
-            ring.prepare(head);
-            head = head.wrapping_add(2);
-            run.sent += 1;
+            ring.prepare(2 * at as u16);
+            at += 1;
         }
-        let prepared = ring.prepared();
-        self.ring.set_prepared(prepared);
-        self.next = first + run.sent;
-        run
+        self.next = at;
+        self.ring.publish_prepared(&ring);
+        Run {
+            first,
+            sent: at - first,
+            left,
+        }
     }
 
     /// Takes the answers for a run out of the ring, as long as they come in its order and say that
@@ -368,19 +366,20 @@ impl RequestQueue {
     pub(crate) fn reap_run(&mut self, run: Run) -> Result<usize, Broken> {
         let waiting = usize::from(self.ring.waiting().map_err(|_| Broken)?);
         let mut ring = self.ring.consuming();
-        let mut head = 2 * run.first as u32;
         let mut taken = 0;
-        let slots = self.slots.get_mut(run.first..run.first + run.sent);
-        for slot in slots.into_iter().flatten().take(waiting) {
+        while taken < run.sent && taken < waiting {
+            let at = run.first + taken;
             let used = ring.peek();
+            let Some(slot) = self.slots.get_mut(at) else {
+                break;
+            };
             let body = slot.body;
             let well = used.len == TAIL_SIZE && body.read::<TAIL>() as u8 == STATUS_OK;
-            if used.id != head || slot.state != State::InFlight || !well {
+            if used.id as usize != 2 * at || slot.state != State::InFlight || !well {
                 break;
             }
             slot.state = State::Free;
             ring.consume();
-            head = head.wrapping_add(2);
             taken += 1;
         }
         let consumed = ring.consumed();

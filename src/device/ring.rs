@@ -44,10 +44,11 @@ pub(crate) struct SplitRing {
     memory: SharedMemory,
     /// Four words each.
     descriptors: View<u32>,
-    /// Flags, index, heads.
-    driver: View<u16>,
-    /// Flags, index.
-    device: View<u16>,
+    /// Flags and index of the available ring.
+    driver: [Place<u16>; 2],
+    heads: View<u16>,
+    /// Flags and index of the used ring.
+    device: [Place<u16>; 2],
     /// Id and length of each element.
     used: View<[u32; 2]>,
     size: u16,
@@ -59,24 +60,28 @@ pub(crate) struct SplitRing {
 
 const FLAGS: usize = 0;
 const INDEX: usize = 1;
-const HEADS: usize = 2;
-
 impl SplitRing {
     /// A ring of `size` descriptors, a power of two, at most 32,768.
     pub(crate) fn new<P: Platform>(platform: &P, size: u16) -> Option<Self> {
         let entries = usize::from(size);
         let used = used_offset(size);
         let memory = SharedMemory::new(platform, used + 6 + USED_ELEMENT_SIZE * entries)?;
-        // SAFETY: the views are kept beside the memory, and `into_memory` drops them.
+        let available = available_offset(size);
+        // SAFETY: views and places are kept beside the memory, and `into_memory` drops them.
         let descriptors = unsafe { memory.view(0, 4 * entries) };
         // SAFETY: as above.
-        let driver = unsafe { memory.view(available_offset(size), HEADS + entries) };
-        // SAFETY: as above.
-        let device = unsafe { memory.view(used, HEADS) };
+        let heads = unsafe { memory.view(available + 4, entries) };
         // SAFETY: as above.
         let elements = unsafe { memory.view(used + 4, entries) };
-        let (Some(descriptors), Some(driver), Some(device), Some(elements)) =
-            (descriptors, driver, device, elements)
+        let pair = |at| {
+            // SAFETY: as above.
+            let flags = unsafe { memory.place(at) }?;
+            // SAFETY: as above.
+            let index = unsafe { memory.place(at + 2) }?;
+            Some([flags, index])
+        };
+        let (Some(descriptors), Some(heads), Some(elements), Some(driver), Some(device)) =
+            (descriptors, heads, elements, pair(available), pair(used))
         else {
             // SAFETY: no device was told of it.
             unsafe { memory.free(platform) };
@@ -86,6 +91,7 @@ impl SplitRing {
             memory,
             descriptors,
             driver,
+            heads,
             device,
             used: elements,
             size,
@@ -97,14 +103,14 @@ impl SplitRing {
     /// Asks the device not to interrupt for used elements (§2.7.7): they are polled for. It may
     /// do so all the same.
     pub(crate) fn suppress_interrupts(&self) {
-        self.driver.write(FLAGS, AVAIL_F_NO_INTERRUPT);
+        self.driver[FLAGS].write(AVAIL_F_NO_INTERRUPT);
     }
 
     /// Asks the device to interrupt for used elements again.
     ///
     /// Those that came before the device saw it cause no interrupt: look for them afterwards.
     pub(crate) fn allow_interrupts(&self) {
-        self.driver.write(FLAGS, 0);
+        self.driver[FLAGS].write(0);
         // The flag must be visible before the used ring is looked at once more.
         fence(Ordering::SeqCst);
     }
@@ -150,24 +156,25 @@ impl SplitRing {
     pub(crate) fn prepare(&mut self, head: u16) {
         let mut preparing = self.preparing();
         preparing.prepare(head);
-        self.prepared = preparing.prepared();
+        self.prepared = preparing.prepared;
     }
 
-    /// To put several chains in the available ring: they count once
-    /// [`set_prepared`](Self::set_prepared) is called.
+    /// To put several chains in the available ring, for
+    /// [`publish_prepared`](Self::publish_prepared).
     #[inline]
     pub(crate) fn preparing(&self) -> Preparing {
         Preparing {
-            driver: self.driver.copy(),
+            heads: self.heads.copy(),
             mask: self.size - 1,
             prepared: self.prepared,
         }
     }
 
-    /// Takes note of chains that were put in the available ring.
+    /// Makes all chains that were prepared available. The device may begin at once, kicked or not.
     #[inline]
-    pub(crate) fn set_prepared(&mut self, prepared: u16) {
-        self.prepared = prepared;
+    pub(crate) fn publish_prepared(&mut self, preparing: &Preparing) {
+        self.prepared = preparing.prepared;
+        self.publish();
     }
 
     /// Makes all chains that were prepared available. The device may begin at once, kicked or not.
@@ -175,7 +182,7 @@ impl SplitRing {
     pub(crate) fn publish(&self) {
         // The device must not see the index before the chains (§2.7.13.3).
         fence(Ordering::Release);
-        self.driver.write(INDEX, self.prepared);
+        self.driver[INDEX].write(self.prepared);
     }
 
     /// Whether the device wants to be notified of what was published (§2.7.7).
@@ -184,7 +191,7 @@ impl SplitRing {
         // The index must be visible before the flags are read (§2.7.13.4.1): a device that is
         // about to stop suppressing looks at the index afterwards.
         fence(Ordering::SeqCst);
-        self.device.read(FLAGS) & USED_F_NO_NOTIFY == 0
+        self.device[FLAGS].read() & USED_F_NO_NOTIFY == 0
     }
 
     /// Takes the next used element out, if there is one.
@@ -222,10 +229,16 @@ impl SplitRing {
         self.consumed = consumed;
     }
 
+    /// Whether there is no used element that was not taken out.
+    #[inline]
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.device[INDEX].read() == self.consumed
+    }
+
     /// Used elements that were not taken out yet.
     #[inline]
     pub(crate) fn waiting(&self) -> Result<u16, UsedIndexJumped> {
-        let waiting = self.device.read(INDEX).wrapping_sub(self.consumed);
+        let waiting = self.device[INDEX].read().wrapping_sub(self.consumed);
         let outstanding = self.prepared.wrapping_sub(self.consumed);
         if waiting > outstanding {
             return Err(UsedIndexJumped);
@@ -238,7 +251,7 @@ impl SplitRing {
 
 /// The available ring, while chains are put in.
 pub(crate) struct Preparing {
-    driver: View<u16>,
+    heads: View<u16>,
     mask: u16,
     prepared: u16,
 }
@@ -247,14 +260,8 @@ impl Preparing {
     #[inline]
     pub(crate) fn prepare(&mut self, head: u16) {
         let place = usize::from(self.prepared & self.mask);
-        self.driver.write(HEADS + place, head);
+        self.heads.write(place, head);
         self.prepared = self.prepared.wrapping_add(1);
-    }
-
-    /// What has to be noted afterwards.
-    #[inline]
-    pub(crate) fn prepared(&self) -> u16 {
-        self.prepared
     }
 }
 

@@ -10,7 +10,7 @@ use super::requests::{RequestQueue, Run};
 use super::transport::Link;
 use super::wait::Deadline;
 use crate::platform::Platform;
-use crate::wire::REQUEST_QUEUE;
+use crate::wire::{REQUEST_QUEUE, Request};
 
 /// The parts that the lock of the device guards.
 pub(crate) struct Device {
@@ -106,9 +106,45 @@ impl Device {
         self.broken
     }
 
+    /// Sends up to `most` requests, and says how many of them were answered at once, in order, and
+    /// well. Most devices have answered before the kick returns.
+    #[inline(always)]
+    pub(crate) fn send_run(
+        &mut self,
+        requests: impl Iterator<Item = Request>,
+        most: usize,
+    ) -> (Run, usize) {
+        let Self {
+            link,
+            queues: Some(queues),
+            broken: false,
+        } = self
+        else {
+            return (Run::NONE, 0);
+        };
+        // What is in the ring now cannot be an answer to what is about to be sent.
+        if !queues.requests.is_quiet() {
+            self.reap();
+            return (Run::NONE, 0);
+        }
+        let run = queues.requests.send_run(requests, most);
+        if run.sent == 0 {
+            return (run, 0);
+        }
+        if queues.requests.ring().wants_kick() {
+            link.notify(REQUEST_QUEUE);
+        }
+        match queues.requests.reap_run(run) {
+            Ok(well) => (run, well),
+            Err(_) => {
+                self.give_up();
+                (run, 0)
+            }
+        }
+    }
+
     /// Makes the requests that were prepared available, and notifies the device of them, unless it
     /// asked not to be.
-    #[inline]
     pub(crate) fn kick(&mut self) {
         if let Some(queues) = &self.queues {
             let ring = queues.requests.ring();
@@ -120,26 +156,10 @@ impl Device {
     }
 
     /// Takes answers out of the ring, for whoever waits for them.
-    #[inline]
     pub(crate) fn reap(&mut self) {
         let Some(queues) = self.running() else { return };
-        if queues.requests.ring().waiting() != Ok(0) && queues.requests.reap().is_err() {
+        if queues.requests.reap().is_err() {
             self.give_up();
-        }
-    }
-
-    /// The answers for a run, as long as they come in order and say that all is well: how many.
-    #[inline(always)]
-    pub(crate) fn reap_run(&mut self, run: Run) -> usize {
-        let Some(queues) = self.running() else {
-            return 0;
-        };
-        match queues.requests.reap_run(run) {
-            Ok(count) => count,
-            Err(_) => {
-                self.give_up();
-                0
-            }
         }
     }
 
