@@ -4,8 +4,10 @@
 //! node and the head of a list, and not the tree. The lists are linked one way, so a range that is
 //! taken off the tree in some other way stays on its list, as [`State::Dead`], until it is met.
 
-use super::node::{NIL, State};
+use super::node::{NIL, Node, State};
 use super::tree::Tree;
+use super::wish::Fit;
+use crate::address::{Iova, IovaRange};
 
 /// The longest ranges that are kept, in granules.
 const LONGEST: usize = 64;
@@ -34,6 +36,7 @@ impl Classes {
     }
 
     /// The class of ranges of so many granules; 0 if they are not kept.
+    #[inline]
     pub(super) fn of(granules: u64) -> u8 {
         match u8::try_from(granules) {
             Ok(class) if usize::from(class) <= LONGEST => class,
@@ -46,10 +49,8 @@ impl Classes {
     }
 
     /// Keeps a range of the tree whose class is not 0.
-    pub(super) fn push<V: Copy>(&mut self, tree: &mut Tree<V>, index: u32) {
-        let Some(node) = tree.slab.at_mut(index) else {
-            return;
-        };
+    #[inline]
+    pub(super) fn push(&mut self, node: &mut Node, index: u32) {
         if let Some(head) = self.heads.get_mut(usize::from(node.class)) {
             node.state = State::Cached;
             node.link = *head;
@@ -59,27 +60,58 @@ impl Classes {
     }
 
     /// Takes a range of a class that is as wished: one of the last few that were given back.
+    #[inline]
     pub(super) fn pop<V: Copy>(
         &mut self,
         tree: &mut Tree<V>,
         class: u8,
-        is_wished: impl Fn(u64, u64) -> bool,
-    ) -> Option<u32> {
+        fit: &Fit,
+    ) -> Option<(u32, IovaRange)> {
+        let head = self.heads.get_mut(usize::from(class))?;
+        let index = *head;
+        let node = tree.slab.at_mut(index)?;
+        // All ranges of a class have the length that is wished.
+        let start = node.end.checked_sub(fit.len - 1)?;
+        if node.state != State::Cached || !fit.allows(start, node.end) {
+            return self.pop_other(tree, class, fit);
+        }
+        *head = node.link;
+        node.state = State::Used;
+        node.link = NIL;
+        let range = IovaRange::new(Iova(start), Iova(node.end))?;
+        self.listed = self.listed.saturating_sub(1);
+        tree.slab.step();
+        Some((index, range))
+    }
+
+    /// As [`pop`](Self::pop), if it is not the first of the list. Frees the dead that it meets.
+    #[cold]
+    fn pop_other<V: Copy>(
+        &mut self,
+        tree: &mut Tree<V>,
+        class: u8,
+        fit: &Fit,
+    ) -> Option<(u32, IovaRange)> {
         let head = self.heads.get_mut(usize::from(class))?;
         let mut before = NIL;
         let mut cursor = *head;
         for _ in 0..LOOKED_AT {
-            if cursor == NIL {
-                break;
-            }
             tree.slab.step();
             let index = cursor;
-            let node = tree.slab.at(index);
+            let node = tree.slab.at_mut(index)?;
             let cached = node.state == State::Cached;
             cursor = node.link;
-            if cached && !is_wished(node.start, node.end) {
+            let start = node.end.checked_sub(fit.len - 1)?;
+            if cached && !fit.allows(start, node.end) {
                 before = index;
                 continue;
+            }
+            let range = IovaRange::new(Iova(start), Iova(node.end))?;
+            if cached {
+                node.state = State::Used;
+                node.link = NIL;
+            } else {
+                tree.slab.release(index);
             }
             match tree.slab.at_mut(before) {
                 None => *head = cursor,
@@ -87,13 +119,8 @@ impl Classes {
             }
             self.listed = self.listed.saturating_sub(1);
             if cached {
-                if let Some(node) = tree.slab.at_mut(index) {
-                    node.state = State::Used;
-                    node.link = NIL;
-                }
-                return Some(index);
+                return Some((index, range));
             }
-            tree.slab.release(index);
         }
         None
     }

@@ -37,33 +37,34 @@ pub(super) fn check<V: Copy>(space: &Space<V>, granule: u64, margin: u64, usable
             in_order.push(index);
             continue;
         }
-        let node = tree.slab.at(index);
-        stack.push((node.right, false));
+        let (left, right) = tree.slab.children(index);
+        stack.push((right, false));
         stack.push((index, true));
-        stack.push((node.left, false));
+        stack.push((left, false));
     }
     let mut before: Option<u64> = None;
     for index in &in_order {
         let node = tree.slab.at(*index);
+        let start = tree.slab.start(*index);
         let gap = match before {
             Some(end) => {
-                assert!(end < node.start, "order");
-                u128::from(node.start) - u128::from(end) - 1
+                assert!(end < start, "order");
+                u128::from(start) - u128::from(end) - 1
             }
-            None => u128::from(node.start - usable.start().0) + u128::from(margin),
+            None => u128::from(start - usable.start().0) + u128::from(margin),
         };
         let gap = u32::try_from(gap / u128::from(granule)).unwrap_or(u32::MAX);
         assert_eq!(node.gap, gap, "gap");
         before = Some(node.end);
         assert!(matches!(node.state, State::Used | State::Cached));
-        let len = (node.end - node.start) / granule + 1;
+        let len = (node.end - start) / granule + 1;
         assert!(node.class == 0 || u64::from(node.class) == len && len <= 64);
         if node.state == State::Cached {
             assert_ne!(node.class, 0);
             assert!(
                 !holes
                     .iter()
-                    .any(|hole| hole.overlaps(&range(node.start, node.end)))
+                    .any(|hole| hole.overlaps(&range(start, node.end)))
             );
         }
     }
@@ -80,7 +81,8 @@ pub(super) fn check<V: Copy>(space: &Space<V>, granule: u64, margin: u64, usable
             return (0, 0);
         }
         let node = space.parts().0.slab.at(index);
-        let (left, right) = (subtree(space, node.left), subtree(space, node.right));
+        let (left, right) = space.parts().0.slab.children(index);
+        let (left, right) = (subtree(space, left), subtree(space, right));
         assert!(left.0.abs_diff(right.0) <= 1, "balance");
         let height = left.0.max(right.0) + 1;
         let max_gap = left.1.max(right.1).max(node.gap);

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::classes::Classes;
-use super::node::{Branch, NIL, Slab, State};
+use super::node::{Key, NIL, Node, Slab, State};
 use super::tree::{Room, Tree};
 use super::wish::{Fit, Wish, hole_in};
 use crate::address::{Iova, IovaRange};
@@ -104,7 +104,7 @@ impl<V: Copy> Space<V> {
                 State::Cached => Classes::kill(&mut self.tree, index),
                 _ => self.never_keep(index),
             }
-            match node.start.checked_sub(1) {
+            match self.tree.slab.start(index).checked_sub(1) {
                 Some(below) if below >= first => from = below,
                 _ => return,
             }
@@ -126,25 +126,34 @@ impl<V: Copy> Space<V> {
     /// # Errors
     ///
     /// [`IovaError::Full`], [`IovaError::Exhausted`].
+    #[inline]
     pub fn alloc(&mut self, wish: &Wish, value: V) -> Result<(Slot, IovaRange), IovaError> {
-        let fit = Fit::new(wish, self.granule, self.usable).ok_or(IovaError::Exhausted)?;
-        let class = Classes::of(wish.len >> self.granule.trailing_zeros());
-        let kept = self
-            .classes
-            .pop(&mut self.tree, class, |start, end| fit.allows(start, end));
-        if let Some(index) = kept {
-            self.used += 1;
-            self.tree.slab.set_value(index, value);
-            let range = self.range_of(index).ok_or(IovaError::Exhausted)?;
-            return Ok((Slot(index), range));
+        let fit = Fit::new(wish, &self.tree).ok_or(IovaError::Exhausted)?;
+        let class = Classes::of(fit.len >> self.tree.shift);
+        match self.classes.pop(&mut self.tree, class, &fit) {
+            Some((index, range)) => {
+                self.used += 1;
+                self.tree.slab.set_value(index, value);
+                Ok((Slot(index), range))
+            }
+            None => self.alloc_from_tree(&fit, class, value),
         }
+    }
+
+    #[cold]
+    fn alloc_from_tree(
+        &mut self,
+        fit: &Fit,
+        class: u8,
+        value: V,
+    ) -> Result<(Slot, IovaRange), IovaError> {
         self.make_room()?;
         let mut start = fit.search(&self.tree, &self.holes);
         if start.is_none() && self.classes.evict_all(&mut self.tree) {
             start = fit.search(&self.tree, &self.holes);
         }
         let start = start.ok_or(IovaError::Exhausted)?;
-        let range = IovaRange::from_len(Iova(start), wish.len).ok_or(IovaError::Exhausted)?;
+        let range = IovaRange::from_len(Iova(start), fit.len).ok_or(IovaError::Exhausted)?;
         Ok((self.insert(range, class, value)?, range))
     }
 
@@ -185,32 +194,41 @@ impl<V: Copy> Space<V> {
     }
 
     /// Gives a range back, its pieces included. `false` if the slot is not in use.
+    #[inline]
     pub fn free(&mut self, slot: Slot) -> bool {
-        let node = self.tree.slab.at(slot.0);
+        let Some(node) = self.tree.slab.at_mut(slot.0) else {
+            return false;
+        };
         if node.state != State::Used {
             return false;
         }
-        let (class, mut piece) = (node.class, node.link);
-        if class == 0 {
+        let pieces = node.link;
+        if node.class == 0 {
             self.tree.remove(slot.0);
             self.tree.slab.release(slot.0);
         } else {
-            self.classes.push(&mut self.tree, slot.0);
+            self.classes.push(node, slot.0);
         }
         self.used = self.used.saturating_sub(1);
+        if pieces != NIL {
+            self.release_all(pieces);
+        }
+        true
+    }
+
+    fn release_all(&mut self, mut piece: u32) {
         while piece != NIL {
             let next = self.tree.slab.at(piece).link;
             self.tree.slab.release(piece);
             piece = next;
         }
-        true
     }
 
     /// Exactly this range in use.
     pub fn find(&self, range: IovaRange) -> Option<Slot> {
-        let index = self.tree.find(range.start().0);
-        let node = self.tree.slab.at(index);
-        (node.state == State::Used && node.end == range.end().0).then_some(Slot(index))
+        let index = self.tree.at_or_below(range.start().0);
+        let slot = Slot(index);
+        (self.range(slot) == Some(range)).then_some(slot)
     }
 
     /// A range in use that has an address in common with `range`.
@@ -223,7 +241,7 @@ impl<V: Copy> Space<V> {
         if node.state == State::Used {
             return Some(Slot(index));
         }
-        let slot = self.used_below(node.start.checked_sub(1)?)?;
+        let slot = self.used_below(self.tree.slab.start(index).checked_sub(1)?)?;
         (self.tree.slab.at(slot.0).end >= range.start().0).then_some(slot)
     }
 
@@ -291,9 +309,10 @@ impl<V: Copy> Space<V> {
             return Err(IovaError::OutOfRange);
         }
         self.make_room()?;
-        let mut piece = Branch::new(range.start().0, range.end().0, 0, State::Piece, 0);
+        let key = Key::new(range.start().0);
+        let mut piece = Node::new(range.end().0, 0, State::Piece, 0);
         piece.link = self.tree.slab.at(slot.0).link;
-        let index = self.tree.slab.insert(piece, value);
+        let index = self.tree.slab.insert(key, piece, value);
         let index = index.ok_or(IovaError::Full)?;
         if let Some(node) = self.tree.slab.at_mut(slot.0) {
             node.link = index;
@@ -345,8 +364,8 @@ impl<V: Copy> Space<V> {
     }
 
     fn range_of(&self, index: u32) -> Option<IovaRange> {
-        let node = self.tree.slab.at(index);
-        IovaRange::new(Iova(node.start), Iova(node.end))
+        let key = self.tree.slab.key(index)?;
+        IovaRange::new(Iova(key.start), Iova(self.tree.slab.at(index).end))
     }
 
     /// Sees to it that there is a node.
@@ -356,8 +375,9 @@ impl<V: Copy> Space<V> {
     }
 
     fn insert(&mut self, range: IovaRange, class: u8, value: V) -> Result<Slot, IovaError> {
-        let node = Branch::new(range.start().0, range.end().0, class, State::Used, 1);
-        let index = self.tree.slab.insert(node, value);
+        let key = Key::new(range.start().0);
+        let node = Node::new(range.end().0, class, State::Used, 1);
+        let index = self.tree.slab.insert(key, node, value);
         let index = index.ok_or(IovaError::Full)?;
         self.tree.insert(index);
         self.used += 1;

@@ -5,7 +5,7 @@
 //! parent pointers and there is no recursion: a change remembers the path that it came down. The
 //! highest tree of 2³² nodes has 46 levels; every loop ends with the tree.
 
-use super::node::{Branch, NIL, Slab};
+use super::node::{Key, NIL, Slab};
 
 /// More levels than a tree of 2³² nodes can have.
 const MAX_HEIGHT: usize = 48;
@@ -42,6 +42,15 @@ impl Path {
         let last = self.len.checked_sub(1).and_then(|at| self.nodes.get(at));
         last.copied().unwrap_or(NIL)
     }
+}
+
+/// Where a node is, or would be.
+struct Spot {
+    /// From the root to its parent.
+    path: Path,
+    /// The last node of the path with a lower address, and the last with a higher one.
+    below: u32,
+    above: u32,
 }
 
 /// The free addresses between two ranges, the margins taken off.
@@ -95,26 +104,19 @@ impl<V: Copy> Tree<V> {
 
     /// Puts a node of the slab into the tree; its range overlaps none of the tree.
     pub(super) fn insert(&mut self, new: u32) {
-        let Branch { start, end, .. } = *self.slab.at(new);
-        let mut path = Path::new();
-        let (mut below, mut above) = (NIL, NIL);
-        let mut cursor = self.root;
-        while cursor != NIL {
-            self.slab.step();
-            path.push(cursor);
-            let node = self.slab.at(cursor);
-            if start < node.start {
-                above = cursor;
-                cursor = node.left;
-            } else {
-                below = cursor;
-                cursor = node.right;
-            }
-        }
+        let start = self.slab.start(new);
+        let end = self.slab.at(new).end;
+        let Spot {
+            mut path,
+            below,
+            above,
+        } = self.spot(start, NIL);
         let gap = self.distance(self.end_of(below), start);
+        if let Some(key) = self.slab.key_mut(new) {
+            key.left = NIL;
+            key.right = NIL;
+        }
         if let Some(node) = self.slab.at_mut(new) {
-            node.left = NIL;
-            node.right = NIL;
             node.height = 1;
             node.gap = gap;
             node.max_gap = gap;
@@ -123,92 +125,101 @@ impl<V: Copy> Tree<V> {
             self.top = new;
         } else {
             // On the path, whose largest gaps are recomputed.
-            let gap = self.distance(Some(end), self.slab.at(above).start);
+            let gap = self.distance(Some(end), self.slab.start(above));
             self.set_gap(above, gap);
         }
-        let parent = path.last();
-        if parent == NIL {
-            self.root = new;
-        } else if let Some(node) = self.slab.at_mut(parent) {
-            if start < node.start {
-                node.left = new;
-            } else {
-                node.right = new;
-            }
+        match self.slab.key_mut(path.last()) {
+            None => self.root = new,
+            Some(key) if start < key.start => key.left = new,
+            Some(key) => key.right = new,
         }
         self.retrace(&mut path);
     }
 
-    /// Takes a node out of the tree, in which it is. It stays in the slab.
-    pub(super) fn remove(&mut self, old: u32) {
-        let gone = *self.slab.at(old);
-        let mut path = Path::new();
-        let (mut below, mut above) = (NIL, NIL);
+    /// The way down to a node, or to where a range that starts at `start` has its place.
+    fn spot(&self, start: u64, node: u32) -> Spot {
+        let mut spot = Spot {
+            path: Path::new(),
+            below: NIL,
+            above: NIL,
+        };
         let mut cursor = self.root;
-        while cursor != old {
-            if cursor == NIL {
-                return;
-            }
+        while cursor != node {
+            let Some(key) = self.slab.key(cursor) else {
+                break;
+            };
             self.slab.step();
-            path.push(cursor);
-            let node = self.slab.at(cursor);
-            if gone.start < node.start {
-                above = cursor;
-                cursor = node.left;
+            spot.path.push(cursor);
+            if start < key.start {
+                spot.above = cursor;
+                cursor = key.left;
             } else {
-                below = cursor;
-                cursor = node.right;
+                spot.below = cursor;
+                cursor = key.right;
             }
         }
+        spot
+    }
+
+    /// Takes a node out of the tree, in which it is. It stays in the slab.
+    pub(super) fn remove(&mut self, old: u32) {
+        let (left, right) = self.slab.children(old);
+        let gone = *self.slab.at(old);
+        let start = self.slab.start(old);
+        let Spot {
+            mut path,
+            below,
+            above,
+        } = self.spot(start, old);
         let parent = path.last();
         // Next by address, and what takes the place of `old` in the tree.
-        let (next, heir) = if gone.right == NIL {
-            (above, gone.left)
-        } else if gone.left == NIL {
+        let (next, heir) = if right == NIL {
+            (above, left)
+        } else if left == NIL {
             // Its sibling is empty, so this is a leaf.
-            (gone.right, gone.right)
+            (right, right)
         } else {
-            let heir = self.pull_heir(&gone, &mut path);
+            let heir = self.pull_heir(left, right, &mut path);
             (heir, heir)
         };
         if next == NIL {
-            self.top = self.highest(gone.left).unwrap_or(below);
+            self.top = self.highest(left).unwrap_or(below);
         } else {
-            let freed = (gone.end - gone.start) >> self.shift;
+            let freed = (gone.end - start) >> self.shift;
             let freed = u32::try_from(freed.saturating_add(1)).unwrap_or(u32::MAX);
             let gap = self.slab.at(next).gap;
             self.set_gap(next, gap.saturating_add(gone.gap).saturating_add(freed));
         }
         self.replace(parent, old, heir);
-        if next == gone.right && heir == next {
-            self.update(heir);
+        if next == right {
+            // A leaf is not on the path.
+            self.update(next);
         }
         self.retrace(&mut path);
     }
 
-    /// Unhooks the lowest node of the right subtree of `gone` and gives it the children of
-    /// `gone`. `path` led to `gone`, and leads to where the node was in the end.
-    fn pull_heir(&mut self, gone: &Branch, path: &mut Path) -> u32 {
-        let mut heir = gone.right;
+    /// Unhooks the lowest node of the right half of a subtree and gives it the two halves. `path`
+    /// led to the root of the subtree, and leads to where the node was in the end.
+    fn pull_heir(&mut self, left: u32, right: u32, path: &mut Path) -> u32 {
+        let mut heir = right;
         let mut inner = Path::new();
-        loop {
+        let orphan = loop {
             self.slab.step();
-            let left = self.slab.at(heir).left;
-            if left == NIL {
-                break;
+            let (lower, orphan) = self.slab.children(heir);
+            if lower == NIL {
+                break orphan;
             }
             inner.push(heir);
-            heir = left;
+            heir = lower;
+        };
+        let mut heir_right = orphan;
+        if let Some(key) = self.slab.key_mut(inner.last()) {
+            key.left = orphan;
+            heir_right = right;
         }
-        let orphan = self.slab.at(heir).right;
-        let parent = inner.last();
-        let right = if parent == NIL { orphan } else { gone.right };
-        if let Some(node) = self.slab.at_mut(parent) {
-            node.left = orphan;
-        }
-        if let Some(node) = self.slab.at_mut(heir) {
-            node.left = gone.left;
-            node.right = right;
+        if let Some(key) = self.slab.key_mut(heir) {
+            key.left = left;
+            key.right = heir_right;
         }
         path.push(heir);
         for index in inner.nodes.iter().take(inner.len) {
@@ -230,10 +241,10 @@ impl<V: Copy> Tree<V> {
 
     /// Makes `new` the child of `parent`, or the root, instead of `old`.
     fn replace(&mut self, parent: u32, old: u32, new: u32) {
-        match self.slab.at_mut(parent) {
+        match self.slab.key_mut(parent) {
             None => self.root = new,
-            Some(node) if node.left == old => node.left = new,
-            Some(node) => node.right = new,
+            Some(key) if key.left == old => key.left = new,
+            Some(key) => key.right = new,
         }
     }
 
@@ -242,7 +253,7 @@ impl<V: Copy> Tree<V> {
     }
 
     fn update(&mut self, index: u32) {
-        let Branch { left, right, .. } = *self.slab.at(index);
+        let (left, right) = self.slab.children(index);
         let (left, right) = (self.slab.at(left), self.slab.at(right));
         let height = left.height.max(right.height).saturating_add(1);
         let below = left.max_gap.max(right.max_gap);
@@ -254,24 +265,24 @@ impl<V: Copy> Tree<V> {
 
     /// Balances a subtree whose two halves are balanced; returns its new root.
     fn balance(&mut self, index: u32) -> u32 {
-        let Branch { left, right, .. } = *self.slab.at(index);
+        let (left, right) = self.slab.children(index);
         let (left_height, right_height) = (self.height(left), self.height(right));
         if left_height > right_height.saturating_add(1) {
-            let child = self.slab.at(left);
-            if self.height(child.left) < self.height(child.right) {
+            let (outer, inner) = self.slab.children(left);
+            if self.height(outer) < self.height(inner) {
                 let left = self.rotate_left(left);
-                if let Some(node) = self.slab.at_mut(index) {
-                    node.left = left;
+                if let Some(key) = self.slab.key_mut(index) {
+                    key.left = left;
                 }
             }
             return self.rotate_right(index);
         }
         if right_height > left_height.saturating_add(1) {
-            let child = self.slab.at(right);
-            if self.height(child.right) < self.height(child.left) {
+            let (inner, outer) = self.slab.children(right);
+            if self.height(outer) < self.height(inner) {
                 let right = self.rotate_right(right);
-                if let Some(node) = self.slab.at_mut(index) {
-                    node.right = right;
+                if let Some(key) = self.slab.key_mut(index) {
+                    key.right = right;
                 }
             }
             return self.rotate_left(index);
@@ -281,13 +292,13 @@ impl<V: Copy> Tree<V> {
     }
 
     fn rotate_right(&mut self, index: u32) -> u32 {
-        let up = self.slab.at(index).left;
-        let middle = self.slab.at(up).right;
-        if let Some(node) = self.slab.at_mut(index) {
-            node.left = middle;
+        let (up, _) = self.slab.children(index);
+        let (_, middle) = self.slab.children(up);
+        if let Some(key) = self.slab.key_mut(index) {
+            key.left = middle;
         }
-        if let Some(node) = self.slab.at_mut(up) {
-            node.right = index;
+        if let Some(key) = self.slab.key_mut(up) {
+            key.right = index;
         }
         self.update(index);
         self.update(up);
@@ -295,13 +306,13 @@ impl<V: Copy> Tree<V> {
     }
 
     fn rotate_left(&mut self, index: u32) -> u32 {
-        let up = self.slab.at(index).right;
-        let middle = self.slab.at(up).left;
-        if let Some(node) = self.slab.at_mut(index) {
-            node.right = middle;
+        let (_, up) = self.slab.children(index);
+        let (middle, _) = self.slab.children(up);
+        if let Some(key) = self.slab.key_mut(index) {
+            key.right = middle;
         }
-        if let Some(node) = self.slab.at_mut(up) {
-            node.left = index;
+        if let Some(key) = self.slab.key_mut(up) {
+            key.left = index;
         }
         self.update(index);
         self.update(up);
@@ -320,45 +331,23 @@ impl<V: Copy> Tree<V> {
 
     fn highest(&self, mut index: u32) -> Option<u32> {
         let mut highest = None;
-        while index != NIL {
+        while let Some(key) = self.slab.key(index) {
             self.slab.step();
             highest = Some(index);
-            index = self.slab.at(index).right;
+            index = key.right;
         }
         highest
-    }
-
-    /// The range that starts at `start`, or `NIL`.
-    pub(super) fn find(&self, start: u64) -> u32 {
-        let mut cursor = self.root;
-        while cursor != NIL {
-            self.slab.step();
-            let node = self.slab.at(cursor);
-            if node.start == start {
-                break;
-            }
-            cursor = if start < node.start {
-                node.left
-            } else {
-                node.right
-            };
-        }
-        cursor
     }
 
     /// The highest range that starts at `address` or below, or `NIL`.
     pub(super) fn at_or_below(&self, address: u64) -> u32 {
         let mut found = NIL;
         let mut cursor = self.root;
-        while cursor != NIL {
+        while let Some(key) = self.slab.key(cursor) {
             self.slab.step();
-            let node = self.slab.at(cursor);
-            if address < node.start {
-                cursor = node.left;
-            } else {
-                found = cursor;
-                cursor = node.right;
-            }
+            let below = key.start <= address;
+            found = if below { cursor } else { found };
+            cursor = if below { key.right } else { key.left };
         }
         found
     }
@@ -367,15 +356,11 @@ impl<V: Copy> Tree<V> {
     pub(super) fn above(&self, address: u64) -> u32 {
         let mut found = NIL;
         let mut cursor = self.root;
-        while cursor != NIL {
+        while let Some(key) = self.slab.key(cursor) {
             self.slab.step();
-            let node = self.slab.at(cursor);
-            if address < node.start {
-                found = cursor;
-                cursor = node.left;
-            } else {
-                cursor = node.right;
-            }
+            let above = key.start > address;
+            found = if above { cursor } else { found };
+            cursor = if above { key.left } else { key.right };
         }
         found
     }
@@ -386,36 +371,33 @@ impl<V: Copy> Tree<V> {
         // The highest node that is known to be such a range, or to have one in its left half.
         let mut found = NIL;
         let mut cursor = self.root;
-        while cursor != NIL {
+        while let Some(&Key { start, left, right }) = self.slab.key(cursor) {
             self.slab.step();
             let node = self.slab.at(cursor);
             if node.max_gap < need {
                 break;
             }
-            if address < node.start {
-                cursor = node.left;
+            if address < start {
+                cursor = left;
             } else {
-                if node.gap >= need || self.slab.at(node.left).max_gap >= need {
+                if node.gap >= need || self.slab.at(left).max_gap >= need {
                     found = cursor;
                 }
-                cursor = node.right;
+                cursor = right;
             }
         }
-        cursor = found;
-        let mut node = self.slab.at(cursor);
-        if cursor == NIL || node.gap >= need {
-            return cursor;
+        if found == NIL || self.slab.at(found).gap >= need {
+            return found;
         }
-        cursor = node.left;
-        while cursor != NIL {
+        (cursor, _) = self.slab.children(found);
+        while let Some(&Key { left, right, .. }) = self.slab.key(cursor) {
             self.slab.step();
-            node = self.slab.at(cursor);
-            if self.slab.at(node.right).max_gap >= need {
-                cursor = node.right;
-            } else if node.gap >= need {
+            if self.slab.at(right).max_gap >= need {
+                cursor = right;
+            } else if self.slab.at(cursor).gap >= need {
                 break;
             } else {
-                cursor = node.left;
+                cursor = left;
             }
         }
         cursor
@@ -430,18 +412,19 @@ impl<V: Copy> Tree<V> {
                 last: self.usable.last,
             });
         }
-        let node = self.slab.at(index);
-        let last = node.start.checked_sub(self.margin)?.checked_sub(1)?;
-        let first = if node.gap == u32::MAX {
+        let start = self.slab.start(index);
+        let gap = self.slab.at(index).gap;
+        let last = start.checked_sub(self.margin)?.checked_sub(1)?;
+        let first = if gap == u32::MAX {
             self.first_after(self.at_or_below(last))?
         } else {
             // The gap has two margins in it, or there is no room.
-            let gap = u64::from(node.gap) << self.shift;
+            let gap = u64::from(gap) << self.shift;
             let gap = gap.checked_sub(self.margin)?;
             if gap < self.margin {
                 return None;
             }
-            node.start.checked_sub(gap)?
+            start.checked_sub(gap)?
         };
         Some(Room { first, last })
     }
@@ -468,14 +451,13 @@ impl<V: Copy> Tree<V> {
     pub(super) fn upwards(&self, from: u64) -> Walk {
         let mut path = Path::new();
         let mut cursor = self.root;
-        while cursor != NIL {
+        while let Some(key) = self.slab.key(cursor) {
             self.slab.step();
-            let node = self.slab.at(cursor);
-            if node.start >= from {
+            if key.start >= from {
                 path.push(cursor);
-                cursor = node.left;
+                cursor = key.left;
             } else {
-                cursor = node.right;
+                cursor = key.right;
             }
         }
         Walk { path }
@@ -485,14 +467,13 @@ impl<V: Copy> Tree<V> {
     pub(super) fn downwards(&self, from: u64) -> Walk {
         let mut path = Path::new();
         let mut cursor = self.root;
-        while cursor != NIL {
+        while let Some(key) = self.slab.key(cursor) {
             self.slab.step();
-            let node = self.slab.at(cursor);
-            if node.start <= from {
+            if key.start <= from {
                 path.push(cursor);
-                cursor = node.right;
+                cursor = key.right;
             } else {
-                cursor = node.left;
+                cursor = key.left;
             }
         }
         Walk { path }
@@ -510,11 +491,11 @@ impl Walk {
     /// The next range of a walk that was begun with [`Tree::upwards`].
     pub(super) fn up<V: Copy>(&mut self, tree: &Tree<V>) -> Option<u32> {
         let index = self.path.pop()?;
-        let mut cursor = tree.slab.at(index).right;
-        while cursor != NIL {
+        let (_, mut cursor) = tree.slab.children(index);
+        while let Some(key) = tree.slab.key(cursor) {
             tree.slab.step();
             self.path.push(cursor);
-            cursor = tree.slab.at(cursor).left;
+            cursor = key.left;
         }
         Some(index)
     }
@@ -522,11 +503,11 @@ impl Walk {
     /// The next range of a walk that was begun with [`Tree::downwards`].
     pub(super) fn down<V: Copy>(&mut self, tree: &Tree<V>) -> Option<u32> {
         let index = self.path.pop()?;
-        let mut cursor = tree.slab.at(index).left;
-        while cursor != NIL {
+        let (mut cursor, _) = tree.slab.children(index);
+        while let Some(key) = tree.slab.key(cursor) {
             tree.slab.step();
             self.path.push(cursor);
-            cursor = tree.slab.at(cursor).right;
+            cursor = key.right;
         }
         Some(index)
     }

@@ -23,7 +23,7 @@ pub struct Wish {
 
 /// A wish that makes sense.
 pub(super) struct Fit {
-    len: u64,
+    pub(super) len: u64,
     /// At least the granule.
     align: u64,
     /// Not above the usable part.
@@ -33,32 +33,36 @@ pub(super) struct Fit {
 }
 
 impl Fit {
-    pub(super) fn new(wish: &Wish, granule: u64, usable: IovaRange) -> Option<Self> {
+    #[inline]
+    pub(super) fn new<V: Copy>(wish: &Wish, tree: &Tree<V>) -> Option<Self> {
         let Wish {
             len,
             align,
-            limit,
+            limit: Iova(limit),
             boundary,
         } = *wish;
+        let granule = 1 << tree.shift;
         let sane = len != 0
             && len & (granule - 1) == 0
-            && len - 1 <= usable.end().0 - usable.start().0
+            && len - 1 <= tree.usable.last - tree.usable.first
             && align.is_power_of_two()
             && (boundary == 0 || boundary.is_power_of_two() && len <= boundary);
-        sane.then(|| Self {
+        sane.then_some(Self {
             len,
             align: align.max(granule),
-            limit: limit.min(usable.end()).0,
+            limit: limit.min(tree.usable.last),
             boundary,
         })
     }
 
     /// Whether a range of the right length is as wished.
+    #[inline]
     pub(super) fn allows(&self, start: u64, end: u64) -> bool {
         end <= self.limit && start & (self.align - 1) == 0 && self.crossed(start, end).is_none()
     }
 
     /// The multiple of the boundary that a range lies across.
+    #[inline]
     fn crossed(&self, start: u64, end: u64) -> Option<u64> {
         let mask = !self.boundary.checked_sub(1)?;
         (start & mask != end & mask).then_some(end & mask)
@@ -95,7 +99,7 @@ impl Fit {
             if let Some(start) = self.place(index, tree, holes) {
                 return Some(start);
             }
-            from = tree.slab.at(index).start.checked_sub(1)?;
+            from = tree.slab.start(index).checked_sub(1)?;
         }
         None
     }
