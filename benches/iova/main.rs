@@ -1,13 +1,11 @@
 //! The IOVA allocator against others: one range goes, one comes, with `n` live all the time.
 //!
-//! Ids are `iova/<lifetime>/<rival>/<n>`; the time is that of one pair. At the end stands how many
-//! nodes of our tree one operation visits, on average and at worst.
+//! Ids are `iova/<lifetime>/<rival>/<n>`; the time is that of one pair.
 
 #[path = "../common/mod.rs"]
 #[allow(dead_code, reason = "each benchmark uses a part")]
 mod common;
 mod rivals;
-mod steps;
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -100,7 +98,4 @@ fn main() {
         group.finish();
     }
     criterion.final_summary();
-    if !std::env::args().any(|arg| arg == "--list" || arg == "--test") {
-        steps::table();
-    }
 }

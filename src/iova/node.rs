@@ -1,7 +1,7 @@
 //! The nodes of the tree: allocated once, and a list of those that are free.
 
 use alloc::vec::Vec;
-#[cfg(any(test, feature = "internals"))]
+#[cfg(any(test, feature = "count-steps"))]
 use core::cell::Cell;
 
 /// The index of no node.
@@ -107,7 +107,7 @@ pub(super) struct Slab<V> {
     /// The first free node.
     free: u32,
     /// How many nodes were visited.
-    #[cfg(any(test, feature = "internals"))]
+    #[cfg(any(test, feature = "count-steps"))]
     steps: Cell<u64>,
 }
 
@@ -126,7 +126,7 @@ impl<V: Copy> Slab<V> {
             entries,
             capacity,
             free: NIL,
-            #[cfg(any(test, feature = "internals"))]
+            #[cfg(any(test, feature = "count-steps"))]
             steps: Cell::new(0),
         })
     }
@@ -221,12 +221,12 @@ impl<V: Copy> Slab<V> {
     /// Notes that a node is visited: the cost of an operation, counted rather than timed.
     #[inline]
     pub(super) fn step(&self) {
-        #[cfg(any(test, feature = "internals"))]
+        #[cfg(any(test, feature = "count-steps"))]
         self.steps.set(self.steps.get() + 1);
     }
 
     /// How many nodes were visited so far.
-    #[cfg(any(test, feature = "internals"))]
+    #[cfg(any(test, feature = "count-steps"))]
     pub(super) fn steps(&self) -> u64 {
         self.steps.get()
     }

@@ -350,11 +350,13 @@ impl<V: Copy> Space<V> {
     }
 
     /// How many ranges are in use, pieces not counted.
+    #[cfg(any(test, feature = "internals"))]
     pub fn len(&self) -> usize {
         self.used
     }
 
     /// Whether no range is in use.
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_empty(&self) -> bool {
         self.used == 0
     }
@@ -385,7 +387,7 @@ impl<V: Copy> Space<V> {
     }
 
     /// How many nodes were visited so far.
-    #[cfg(any(test, feature = "internals"))]
+    #[cfg(any(test, feature = "count-steps"))]
     pub fn steps(&self) -> u64 {
         self.tree.slab.steps()
     }

@@ -1,11 +1,17 @@
-//! The cost of one operation, counted in nodes visited.
+//! The cost of one operation, counted in nodes visited: the same whatever the machine does.
+//!
+//! Prints average and worst per kind of operation and number of live ranges.
+
+#[path = "common/mod.rs"]
+#[allow(dead_code, reason = "each benchmark uses a part")]
+mod common;
 
 use std::collections::BTreeMap;
 
 use virtio_iommu::internals::{Slot, Space};
 use virtio_iommu::{Iova, IovaRange};
 
-use crate::common::{G, Lifetime, SIZES, plan, space, wish};
+use common::{G, Lifetime, SIZES, plan, space, wish};
 
 /// How often, how many nodes in all, and at most.
 #[derive(Default)]
@@ -37,9 +43,12 @@ impl Costs {
     }
 }
 
-/// Prints average and worst steps per operation for each number of live ranges.
-pub fn table() {
-    println!("\nNodes visited by one operation: average / worst");
+fn main() {
+    // Nothing is measured when the tests are run.
+    if std::env::args().any(|arg| arg == "--list" || arg == "--test") {
+        return;
+    }
+    println!("Nodes visited by one operation: average / worst");
     println!("{} bytes per range in use", Space::<u64>::NODE_SIZE);
     for n in SIZES {
         let costs = course(n);
