@@ -45,7 +45,6 @@ impl<P: Platform> Pipeline<P> {
         }
     }
 
-    #[inline(never)]
     fn all<const N: usize>(
         &self,
         requests: impl Iterator<Item = Request> + Clone,
@@ -57,24 +56,22 @@ impl<P: Platform> Pipeline<P> {
         failure.map_or(Ok(()), Err)
     }
 
-    /// Maps, with one notification for up to 64.
+    /// Maps one page or more.
     ///
     /// # Errors
     ///
-    /// The first [`RequestError`].
+    /// [`RequestError`].
     ///
     /// # Safety
     ///
     /// As for [`Domain::map`]; the addresses are whole granules, in range, in no reserved region,
     /// and used by nobody, the domain included.
-    pub unsafe fn map(&self, places: &[Place], access: Access) -> Result<(), RequestError> {
-        match places {
-            [place] => self.shared.execute_one(self.map_request(place, access)),
-            _ => self.all::<BATCH>(places.iter().map(|place| self.map_request(place, access))),
-        }
+    #[inline(never)]
+    pub unsafe fn map(&self, place: &Place, access: Access) -> Result<(), RequestError> {
+        self.shared.execute_one(self.map_request(place, access))
     }
 
-    /// Unmaps, with one notification for up to 64.
+    /// Maps many, with one notification for up to 64.
     ///
     /// # Errors
     ///
@@ -82,12 +79,38 @@ impl<P: Platform> Pipeline<P> {
     ///
     /// # Safety
     ///
+    /// As for [`map`](Self::map).
+    #[inline(never)]
+    pub unsafe fn map_all(&self, places: &[Place], access: Access) -> Result<(), RequestError> {
+        self.all::<BATCH>(places.iter().map(|place| self.map_request(place, access)))
+    }
+
+    /// Unmaps one.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`].
+    ///
+    /// # Safety
+    ///
     /// The addresses were mapped by [`map`](Self::map).
-    pub unsafe fn unmap(&self, places: &[Place]) -> Result<(), RequestError> {
-        match places {
-            [place] => self.shared.execute_one(self.unmap_request(place.0)),
-            _ => self.all::<BATCH>(places.iter().map(|place| self.unmap_request(place.0))),
-        }
+    #[inline(never)]
+    pub unsafe fn unmap(&self, place: &Place) -> Result<(), RequestError> {
+        self.shared.execute_one(self.unmap_request(place.0))
+    }
+
+    /// Unmaps many, with one notification for up to 64.
+    ///
+    /// # Errors
+    ///
+    /// The first [`RequestError`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`unmap`](Self::unmap).
+    #[inline(never)]
+    pub unsafe fn unmap_all(&self, places: &[Place]) -> Result<(), RequestError> {
+        self.all::<BATCH>(places.iter().map(|place| self.unmap_request(place.0)))
     }
 
     /// Unmaps one and maps another, with one notification.
@@ -99,6 +122,7 @@ impl<P: Platform> Pipeline<P> {
     /// # Safety
     ///
     /// As for [`map`](Self::map) and [`unmap`](Self::unmap).
+    #[inline(never)]
     pub unsafe fn exchange(
         &self,
         old: IovaRange,

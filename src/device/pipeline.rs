@@ -124,7 +124,8 @@ impl<P: Platform> Shared<P> {
         let mut index = 0;
         let mut rest = requests;
         loop {
-            let (run, well) = self.device.lock().send_run(rest.clone().take(N), N);
+            let requests = rest.clone().take(N);
+            let (run, well) = self.device.lock().send_run(requests, N);
             if well == run.sent && !run.left {
                 let outcomes = ALL_WELL.get(..well).unwrap_or_default();
                 trace(rest.clone(), outcomes);
@@ -151,7 +152,9 @@ impl<P: Platform> Shared<P> {
     /// Sends one request.
     #[inline(always)]
     pub(crate) fn execute_one(&self, request: Request) -> Outcome {
-        let sent = self.device.lock().send_run(core::iter::once(request), 1);
+        // Made before the lock, so that the compiler keeps it in registers.
+        let requests = core::iter::once(request);
+        let sent = self.device.lock().send_run(requests, 1);
         let outcome = match sent {
             (_, 1) => Ok(()),
             (run, _) => self.finish_one(run, request),
@@ -214,16 +217,21 @@ impl<P: Platform> Shared<P> {
 }
 
 /// One line per finished request, for whoever compares them with what the device saw.
-#[inline]
+#[inline(always)]
 fn trace(requests: impl Iterator<Item = Request>, outcomes: &[Outcome]) {
     if log::max_level() >= log::Level::Trace {
-        for (request, outcome) in requests.zip(outcomes) {
-            trace_one(&request, *outcome);
-        }
+        trace_all(requests, outcomes);
     }
 }
 
 #[cold]
+#[inline(never)]
+fn trace_all(requests: impl Iterator<Item = Request>, outcomes: &[Outcome]) {
+    for (request, outcome) in requests.zip(outcomes) {
+        trace_one(&request, *outcome);
+    }
+}
+
 fn trace_one(request: &Request, outcome: Outcome) {
     const TARGET: &str = "virtio_iommu::request";
     match outcome {

@@ -41,13 +41,21 @@ impl Subject for Queue {
     const RIVAL: &'static str = "pipeline";
 
     fn map(&mut self, pages: Range<usize>) -> Result<(), RequestError> {
-        // SAFETY: the endpoint does nothing, and nobody else maps in the domain.
-        unsafe { self.pipeline.map(&self.places[pages], access()) }
+        match &self.places[pages] {
+            // SAFETY: the endpoint does nothing, and nobody else maps in the domain.
+            [place] => unsafe { self.pipeline.map(place, access()) },
+            // SAFETY: as above.
+            places => unsafe { self.pipeline.map_all(places, access()) },
+        }
     }
 
     fn unmap(&mut self, pages: Range<usize>) -> Result<(), RequestError> {
-        // SAFETY: `map` has mapped them.
-        unsafe { self.pipeline.unmap(&self.places[pages]) }
+        match &self.places[pages] {
+            // SAFETY: `map` has mapped it.
+            [place] => unsafe { self.pipeline.unmap(place) },
+            // SAFETY: as above.
+            places => unsafe { self.pipeline.unmap_all(places) },
+        }
     }
 
     fn exchange(&mut self, page: usize) -> Result<(), RequestError> {
