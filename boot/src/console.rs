@@ -1,9 +1,11 @@
 //! Everything that comes out of the serial line.
 
 use core::fmt::{self, Write};
+use core::hint;
+use core::sync::atomic::{AtomicUsize, Ordering, fence};
 
-use crate::arch;
 use crate::lock::Mutex;
+use crate::{arch, cpus};
 
 /// The start of each record of the protocol with the test harness, and its version.
 const RECORD: &str = "@viommu 1 ";
@@ -13,7 +15,17 @@ static OUTPUT: Mutex<Output> = Mutex::new(Output {
     line_open: false,
 });
 
-struct Output {
+/// Nobody, where a CPU is named; otherwise it is the index plus one.
+const NOBODY: usize = 0;
+/// Who has the lock of [`OUTPUT`].
+static HOLDER: AtomicUsize = AtomicUsize::new(NOBODY);
+/// Who has taken the console for good, to end the machine.
+static SEIZED_BY: AtomicUsize = AtomicUsize::new(NOBODY);
+/// How often the CPU that ends the machine looks whether the other one has ended its line.
+const PATIENCE: u32 = 10_000_000;
+
+/// The serial line, while nobody else writes to it.
+pub struct Output {
     console: Option<arch::Console>,
     /// Whether the last line still waits for its end.
     line_open: bool,
@@ -38,6 +50,14 @@ impl Output {
             let _ = self.write_str("\n");
         }
     }
+
+    /// Prints a record for the test harness, on a line of its own.
+    pub fn record(&mut self, text: fmt::Arguments<'_>) {
+        self.end_line();
+        let _ = self.write_str(RECORD);
+        let _ = OneLine(self).write_fmt(text);
+        let _ = self.write_str("\n");
+    }
 }
 
 /// Keeps a record on its one line, whatever is written into it.
@@ -55,49 +75,81 @@ impl Write for OneLine<'_> {
     }
 }
 
+/// Does something that the output of the other CPU must not come into. If that CPU is ending the
+/// machine, this never returns.
+pub fn exclusively<R>(work: impl FnOnce(&mut Output) -> R) -> R {
+    let me = cpus::this().index() + 1;
+    if SEIZED_BY.load(Ordering::Relaxed) == me {
+        let output = OUTPUT.data_ptr();
+        // SAFETY: this CPU never returns to where it may hold the lock, and the other one has
+        // given it up, or is stuck with it; it does not come beyond the look below any more.
+        return work(unsafe { &mut *output });
+    }
+    let mut output = OUTPUT.lock();
+    HOLDER.store(me, Ordering::Relaxed);
+    // Either `seize` sees that the lock is taken, or this sees that the console is.
+    fence(Ordering::SeqCst);
+    let seized = SEIZED_BY.load(Ordering::Relaxed) != NOBODY;
+    let result = (!seized).then(|| work(&mut output));
+    HOLDER.store(NOBODY, Ordering::Relaxed);
+    drop(output);
+    match result {
+        Some(result) => result,
+        None => arch::park(),
+    }
+}
+
 /// Sets the serial port up. False if there is none.
 pub fn open() -> bool {
-    let mut output = OUTPUT.lock();
-    if output.console.is_none() {
-        // SAFETY: only this module uses the serial port, and it opens it once.
-        output.console = unsafe { arch::Console::open() };
-    }
-    output.console.is_some()
+    exclusively(|output| {
+        if output.console.is_none() {
+            // SAFETY: only this module uses the serial port, and it opens it once.
+            output.console = unsafe { arch::Console::open() };
+        }
+        output.console.is_some()
+    })
 }
 
 /// Prints text for people.
 pub fn print(text: fmt::Arguments<'_>) {
-    let _ = OUTPUT.lock().write_fmt(text);
+    let _ = exclusively(|output| output.write_fmt(text));
 }
 
 /// Prints a record for the test harness, on a line of its own.
 pub fn record(text: fmt::Arguments<'_>) {
-    let mut output = OUTPUT.lock();
-    output.end_line();
-    let _ = output.write_str(RECORD);
-    let _ = OneLine(&mut output).write_fmt(text);
-    let _ = output.write_str("\n");
+    exclusively(|output| output.record(text));
 }
 
 /// Prints a record that breaks off in the middle, for the self test of the harness.
 pub fn truncated_record(text: &str) {
-    let mut output = OUTPUT.lock();
-    output.end_line();
-    let _ = output.write_str(RECORD);
-    let _ = output.write_str(text);
+    exclusively(|output| {
+        output.end_line();
+        let _ = output.write_str(RECORD);
+        let _ = output.write_str(text);
+    });
 }
 
-/// Takes the console away from whoever holds it, and ends the line that they were in.
+/// Takes the console for good, and ends the line that it was in.
 ///
-/// For handlers that never return.
+/// For handlers that never return. The other CPU may end what it is writing, and stops at the next
+/// thing that it wants to write. If it was first, this one stops here.
 pub fn seize() {
-    if OUTPUT.is_locked() {
-        // SAFETY: there is one CPU, and it never returns to the holder.
-        unsafe { OUTPUT.force_unlock() };
-    }
-    // That may have let interrupts in; their handlers have no business here any more.
     arch::interrupts_off();
-    OUTPUT.lock().end_line();
+    let me = cpus::this().index() + 1;
+    let first = SEIZED_BY.compare_exchange(NOBODY, me, Ordering::SeqCst, Ordering::SeqCst);
+    if first.is_err_and(|other| other != me) {
+        arch::park();
+    }
+    fence(Ordering::SeqCst);
+    for _ in 0..PATIENCE {
+        if !OUTPUT.is_locked() || HOLDER.load(Ordering::Relaxed) == me {
+            break;
+        }
+        hint::spin_loop();
+    }
+    // What the other one has written is to be seen here.
+    fence(Ordering::Acquire);
+    exclusively(Output::end_line);
 }
 
 /// Prints a line for people.

@@ -100,6 +100,15 @@ impl MachineTree {
         Ok(free)
     }
 
+    /// The CPUs, as the architecture names them.
+    pub fn cpus(&self) -> impl Iterator<Item = u64> {
+        let nodes = self.tree.find_node("/cpus").into_iter();
+        nodes
+            .flat_map(|cpus| cpus.children())
+            .filter(|node| node.name_without_address() == "cpu")
+            .filter_map(|node| node.reg().ok()??.next()?.address().ok())
+    }
+
     /// The host bridges, and what is behind the IOMMU.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 //! | [`console`], [`logger`], [`report`] | what comes out of the serial line |
 //! | [`memory`], [`clock`], `device_tree`, `acpi` | what the machine has |
 //! | [`lock`], [`interrupts`] | who may interrupt whom, and how to wait for it |
+//! | [`cpus`] | what each CPU has of its own, and how the second one is put to work |
 //! | [`platform`] | what the driver under test gets from this kernel |
 //! | [`config_space`], [`machine`], [`edu`] | PCI, the IOMMU, and the device that does DMA |
 //! | [`demo`], [`scenarios`], [`bench`] | what runs |
@@ -30,6 +31,7 @@ mod command_line;
 mod config_space;
 mod console;
 mod counted;
+mod cpus;
 mod demo;
 #[cfg(not(target_arch = "x86_64"))]
 mod device_tree;
@@ -61,7 +63,8 @@ unsafe extern "C" {
     static __kernel_start: u8;
 }
 
-/// What the entry code jumps to: the MMU is on, the stack is set up.
+/// What the entry code jumps to: the MMU is on, the stack is set up, a register says which CPU this
+/// is.
 ///
 /// `register` is what the boot protocol hands over: the physical address of the device tree, or 0,
 /// or that of the start info of PVH; `load` is the physical address of the kernel.

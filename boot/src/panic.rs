@@ -1,16 +1,15 @@
 //! What happens after a panic: it is told, recorded, and the machine ends.
 
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 
-use crate::arch;
 use crate::console::{self, println};
 use crate::report::{self, EXIT_PANIC};
+use crate::{arch, cpus};
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    static PANICKING: AtomicBool = AtomicBool::new(false);
-    if PANICKING.swap(true, Ordering::Relaxed) {
+    if cpus::this().panicking.swap(true, Ordering::Relaxed) {
         // Printing the first panic panicked: there is no safe way to print the second.
         arch::exit(EXIT_PANIC);
     }

@@ -1,13 +1,14 @@
 //! The record of a scenario: a plan, one line per check, an end.
 //!
 //! The harness on the other side of the serial line believes nothing else, and wants the exit code
-//! to say the same. The counts are global, so that a panic or a trap can close the record.
+//! to say the same. The counts are global, so that a panic or a trap can close the record, on
+//! whatever CPU; they change together with what is printed.
 
 use core::fmt::{self, Debug};
 use core::panic::Location;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-use crate::console;
+use crate::console::{self, Output};
 
 /// All checks of the plan were done, and none failed.
 pub const EXIT_PASS: u32 = 33;
@@ -37,14 +38,16 @@ pub struct Report {
 impl Report {
     /// Starts the record. There is one per boot.
     pub fn begin() -> Self {
-        OPEN.store(true, Relaxed);
+        console::exclusively(|_| OPEN.store(true, Relaxed));
         Self { _private: () }
     }
 
     /// Announces how many checks there will be: the first record.
     pub fn plan(&mut self, checks: u32) {
-        PLANNED.store(checks, Relaxed);
-        console::record(format_args!("plan {checks}"));
+        console::exclusively(|output| {
+            PLANNED.store(checks, Relaxed);
+            output.record(format_args!("plan {checks}"));
+        });
     }
 
     /// Checks that something holds.
@@ -98,27 +101,33 @@ impl Report {
 
     /// Records a check that holds.
     pub fn pass(&mut self, name: &str) {
-        PASSED.fetch_add(1, Relaxed);
-        console::record(format_args!("ok {} {name}", number()));
+        console::exclusively(|output| {
+            PASSED.fetch_add(1, Relaxed);
+            output.record(format_args!("ok {} {name}", number()));
+        });
     }
 
     /// Records a check that does not hold, with the place in the source of whoever asked.
     #[track_caller]
     pub fn fail(&mut self, name: &str, values: fmt::Arguments<'_>) {
         let place = Location::caller();
-        FAILED.fetch_add(1, Relaxed);
-        console::record(format_args!(
-            "not ok {} {name} # {}:{} {values}",
-            number(),
-            place.file(),
-            place.line()
-        ));
+        console::exclusively(|output| {
+            FAILED.fetch_add(1, Relaxed);
+            output.record(format_args!(
+                "not ok {} {name} # {}:{} {values}",
+                number(),
+                place.file(),
+                place.line()
+            ));
+        });
     }
 
     /// Records a check that cannot be done here, and why.
     pub fn skip(&mut self, name: &str, reason: fmt::Arguments<'_>) {
-        SKIPPED.fetch_add(1, Relaxed);
-        console::record(format_args!("skip {} {name} # {reason}", number()));
+        console::exclusively(|output| {
+            SKIPPED.fetch_add(1, Relaxed);
+            output.record(format_args!("skip {} {name} # {reason}", number()));
+        });
     }
 
     /// Records what a benchmark has found out.
@@ -128,7 +137,7 @@ impl Report {
 
     /// Closes the record; returns the exit code.
     pub fn end(self) -> u32 {
-        end();
+        console::exclusively(end);
         if FAILED.load(Relaxed) == 0 && PLANNED.load(Relaxed) == number() && number() != 0 {
             EXIT_PASS
         } else {
@@ -142,9 +151,9 @@ fn number() -> u32 {
     PASSED.load(Relaxed) + FAILED.load(Relaxed) + SKIPPED.load(Relaxed)
 }
 
-fn end() {
+fn end(output: &mut Output) {
     OPEN.store(false, Relaxed);
-    console::record(format_args!(
+    output.record(format_args!(
         "end {} passed {} failed {} skipped",
         PASSED.load(Relaxed),
         FAILED.load(Relaxed),
@@ -154,13 +163,15 @@ fn end() {
 
 /// Closes the record of a kernel that cannot go on. For handlers that never return.
 pub fn aborted(name: &str, message: fmt::Arguments<'_>) {
-    if !OPEN.swap(false, Relaxed) {
-        return;
-    }
-    if PLANNED.load(Relaxed) == 0 {
-        console::record(format_args!("plan 1"));
-    }
-    FAILED.fetch_add(1, Relaxed);
-    console::record(format_args!("not ok {} {name} # {message}", number()));
-    end();
+    console::exclusively(|output| {
+        if !OPEN.swap(false, Relaxed) {
+            return;
+        }
+        if PLANNED.load(Relaxed) == 0 {
+            output.record(format_args!("plan 1"));
+        }
+        FAILED.fetch_add(1, Relaxed);
+        output.record(format_args!("not ok {} {name} # {message}", number()));
+        end(output);
+    });
 }

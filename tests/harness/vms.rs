@@ -5,7 +5,7 @@ use crate::support::expect::Expect;
 use crate::support::finding::Finding;
 use crate::support::machine::{Host, boot, watchdog};
 use crate::support::records::Flaw;
-use crate::support::scenarios::{SCENARIOS, Scenario, selftest};
+use crate::support::scenarios::{Clock, SCENARIOS, Scenario, TWO_CPUS, TWO_THREADS, selftest};
 use crate::support::suite::{Tally, trial};
 use crate::support::verdict::{End, Reason, Run, Wanted, explain, judge};
 use libtest_mimic::Trial;
@@ -28,7 +28,7 @@ pub fn trials(archs: &[Arch], tally: &Tally) -> Vec<Trial> {
 
 /// A VM, and the reasons for red that it must have: these and no others.
 struct Case {
-    name: &'static str,
+    name: String,
     scenario: Scenario,
     /// Boot arguments, if they are not the scenario's own.
     append: Option<&'static str>,
@@ -41,7 +41,7 @@ struct Case {
 macro_rules! case {
     ($name:literal, $($reasons:tt)+) => {
         Case {
-            name: $name,
+            name: $name.to_owned(),
             scenario: selftest($name),
             append: None,
             hangs: false,
@@ -57,7 +57,7 @@ fn cases() -> Vec<Case> {
         devices: &["-device", "no-such-device"],
         ..selftest("selftest-pass")
     };
-    vec![
+    let mut cases = vec![
         case!("selftest-pass", []),
         case!("selftest-fail", [Exit(35), Checks(checks)] if named(checks, "two_and_two_is_five")),
         case!("selftest-panic", [Exit(37), Checks(checks)] if named(checks, "panic")),
@@ -120,7 +120,33 @@ fn cases() -> Vec<Case> {
             expect: Expect::PLAIN,
             ..case!("no-iommu", [Reason::Trace(Finding::Absent)])
         },
-    ]
+        Case {
+            name: "two-cpus-where-there-is-one".to_owned(),
+            ..case!("selftest-two-cpus", [Exit(35), Log(broken), Checks(checks)] if matches!(broken.flaw, Flaw::Plan { reported: 1, .. }) && named(checks, "second_cpu_starts"))
+        },
+    ];
+    for (suffix, machine, clock) in [
+        ("in-turn", TWO_CPUS, Clock::Instructions),
+        ("threads", TWO_THREADS, Clock::Host),
+    ] {
+        let two = |case: Case| Case {
+            name: format!("{}-{suffix}", case.name),
+            scenario: Scenario {
+                machine,
+                clock,
+                ..case.scenario
+            },
+            ..case
+        };
+        cases.extend([
+            case!("selftest-two-cpus", []),
+            case!("selftest-second-panics", [Exit(37), Checks(checks)] if named(checks, "panic")),
+            case!("selftest-second-traps", [Exit(37), Checks(checks)] if named(checks, "trap")),
+            case!("selftest-second-hangs", [Exit(35), Checks(checks)] if named(checks, "second_cpu_comes_back")),
+            case!("selftest-both-panic", [Exit(37), Checks(checks)] if named(checks, "panic")),
+        ].map(two));
+    }
+    cases
 }
 
 fn named(checks: &[crate::support::records::Check], name: &str) -> bool {

@@ -187,6 +187,12 @@ const FAULT_STORM: Scenario = Scenario {
 /// The machines that have virtio-mmio slots.
 const VIRT: &[Arch] = &[Arch::Riscv64, Arch::Aarch64];
 
+/// Two CPUs, which the emulator runs in turn.
+pub const TWO_CPUS: fn(Arch) -> &'static [&'static str] = |_| &["-smp", "2"];
+/// Two CPUs, each in a thread of its own.
+pub const TWO_THREADS: fn(Arch) -> &'static [&'static str] =
+    |_| &["-smp", "2", "-accel", "tcg,thread=multi"];
+
 /// The device as the machine has it by default.
 fn machine(arch: Arch) -> Expect {
     let (input_end, reserved): (u64, &[Region]) = match arch {

@@ -18,6 +18,10 @@
 //! | `interrupts_off`, `interrupts_on` | mask interrupts on this CPU, and unmask them |
 //! | `sleep` | with interrupts masked: stops the CPU until one is pending, lets its handlers run |
 //! | `set_alarm` | a timer interrupt at a tick; it wakes the CPU and does nothing else |
+//! | `local` | what this CPU has of its own, by a register |
+//! | `start_second` | has another CPU begin at the entry code for it, which ends in [`crate::cpus`] |
+//! | `switch_off` | ends what `start_second` began; never returns |
+//! | `park` | stops this CPU until the machine ends |
 //! | `Controller` | the interrupt controller: lines, pins, messages, claim and complete |
 //! | `exit` | ends the emulator with a code |
 //! | `firmware_power_off` | ends the emulator the way a firmware does, with code 0; never returns |

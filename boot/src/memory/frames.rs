@@ -30,9 +30,10 @@ pub fn list_bytes() -> usize {
 
 fn with_allocator<T>(work: impl FnOnce(&mut FrameAllocator<21>) -> T) -> T {
     let mut frames = FRAMES.lock();
-    let before = heap::live_bytes();
+    // The other CPU may use the heap meanwhile.
+    let before = heap::balance();
     let result = work(&mut frames);
-    LIST_BYTES.fetch_add(heap::live_bytes().wrapping_sub(before), Relaxed);
+    LIST_BYTES.fetch_add(heap::balance().wrapping_sub(before), Relaxed);
     result
 }
 

@@ -5,7 +5,7 @@
 //!
 //! | scenarios | devices |
 //! |---|---|
-//! | `selftest-…` | none |
+//! | `selftest-…` | none; two CPUs for `selftest-two-cpus`, `selftest-second-…` and `selftest-both-panic` |
 //! | `basic`, `batch-64`, `event-overflow`, `statuses` | IOMMU, `edu` |
 //! | `faults` | IOMMU, `edu` with a `dma_mask` of 64 bits |
 //! | `boot-bypass-off`, `aw-bits-39` | IOMMU with that property, `edu` as for `faults` |
@@ -36,6 +36,7 @@ mod limits;
 mod messages;
 mod pipeline;
 mod restart;
+mod second_cpu;
 mod selftest;
 mod statuses;
 mod watch;
@@ -85,6 +86,11 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("selftest-miscount", selftest::miscount),
     ("selftest-exit-zero", selftest::exit_zero),
     ("selftest-silent", selftest::silent),
+    ("selftest-two-cpus", second_cpu::works),
+    ("selftest-second-panics", second_cpu::panics),
+    ("selftest-second-traps", second_cpu::traps),
+    ("selftest-second-hangs", second_cpu::hangs),
+    ("selftest-both-panic", second_cpu::both_panic),
 ];
 
 /// Runs a scenario, and returns the exit code.

@@ -1,9 +1,9 @@
-//! From QEMU's jump to Rust: the MMU and the stack.
+//! From QEMU's jump to Rust: the MMU, the stack, and what says which CPU this is.
 
 use core::arch::{asm, global_asm};
 
-use crate::kernel_main;
 use crate::report::EXIT_PANIC;
+use crate::{cpus, kernel_main};
 
 /// The virtual address of physical address 0: the lowest address that TTBR1 translates.
 ///
@@ -84,7 +84,13 @@ const fn level_1(first: u64) -> [u64; 512] {
     table
 }
 
-// Entered at the physical address with the MMU off; x0 = device tree (physical) or 0.
+unsafe extern "C" {
+    /// Where the second CPU begins, by its physical address and with the MMU off.
+    pub fn second_start() -> !;
+}
+
+// Entered at the physical address with the MMU off; x0 = device tree (physical) or 0, or nothing
+// for the second CPU.
 //
 // The instruction after the switch is fetched at its physical address, so for a moment TTBR0 has
 // the same table as TTBR1: then it is switched off, before Rust runs.
@@ -94,26 +100,8 @@ const fn level_1(first: u64) -> [u64; 512] {
 // SCTLR: MMU, data cache, instruction cache on; alignment checking off.
 global_asm!(
     r#"
-    .section .text.entry, "ax"
-    .globl _start
-_start:
-    mov     x19, x0
-    mrs     x0, CurrentEL
-    cmp     x0, #(1 << 2)
-    b.ne    9f
-    msr     daifset, #0xf
-    adr     x20, _start
-
-    // Level 0: two entries, because the addresses of tables are known to the linker only.
-    adrp    x1, {level_0}
-    adrp    x2, {low}
-    orr     x2, x2, #3
-    str     x2, [x1]
-    adrp    x2, {high}
-    orr     x2, x2, #3
-    str     x2, [x1, #8]
-    dsb     sy
-
+    // x1 = level 0 (physical).
+    .macro  MMU_ON
     movz    x2, #0x04ff
     msr     mair_el1, x2
     ldr     x2, ={tcr}
@@ -146,8 +134,32 @@ _start:
     add     x2, x2, :lo12:{last_resort}
     msr     vbar_el1, x2
     isb
+    .endm
+
+    .section .text.entry, "ax"
+    .globl _start
+_start:
+    mov     x19, x0
+    mrs     x0, CurrentEL
+    cmp     x0, #(1 << 2)
+    b.ne    9f
+    msr     daifset, #0xf
+    adr     x20, _start
+
+    // Level 0: two entries, because the addresses of tables are known to the linker only.
+    adrp    x1, {level_0}
+    adrp    x2, {low}
+    orr     x2, x2, #3
+    str     x2, [x1]
+    adrp    x2, {high}
+    orr     x2, x2, #3
+    str     x2, [x1, #8]
+    dsb     sy
+    MMU_ON
     ldr     x2, =__stack_top
     mov     sp, x2
+    ldr     x2, ={first_local}
+    msr     tpidr_el1, x2
     ldr     x2, =__bss_start
     ldr     x3, =__bss_end
 2:
@@ -161,6 +173,22 @@ _start:
     mov     x29, xzr
     mov     x30, xzr
     b       {main}
+
+    .globl second_start
+second_start:
+    mrs     x0, CurrentEL
+    cmp     x0, #(1 << 2)
+    b.ne    9f
+    msr     daifset, #0xf
+    adrp    x1, {level_0}
+    MMU_ON
+    ldr     x2, =__second_stack_top
+    mov     sp, x2
+    ldr     x2, ={second_local}
+    msr     tpidr_el1, x2
+    mov     x29, xzr
+    mov     x30, xzr
+    b       {second_main}
 
     // Not at EL1: nothing is set up for that, and nobody could read a message.
 9:
@@ -181,7 +209,10 @@ _start:
     tcr = const tcr(),
     last_resort = sym super::trap::trap_last_resort,
     exit_panic = const EXIT_PANIC,
+    first_local = sym cpus::FIRST,
+    second_local = sym cpus::SECOND,
     main = sym kernel_main,
+    second_main = sym cpus::second_main,
 );
 
 /// Level 0; filled by the entry code, and in `.data` because that code runs before `.bss` is

@@ -1,7 +1,9 @@
 //! Exceptions: interrupts go to their handlers, all others are fatal.
 
 use core::arch::{asm, global_asm};
+use core::mem::offset_of;
 
+use crate::cpus::Local;
 use crate::interrupts;
 use crate::report::EXIT_PANIC;
 use crate::trap::{self, Trap};
@@ -14,7 +16,7 @@ unsafe extern "C" {
     pub static trap_last_resort: [u32; 512];
 }
 
-/// From now on an exception ends in [`crate::trap`].
+/// From now on an exception of this CPU ends in [`crate::trap`].
 pub fn install_traps() {
     let vectors = &raw const vectors_first as usize;
     // SAFETY: the table is complete, aligned to 2 KiB, and only that of interrupts returns, with
@@ -59,7 +61,8 @@ global_asm!(
     msr     vbar_el1, x1
     isb
     mov     x4, sp
-    ldr     x1, =__trap_stack_top
+    mrs     x1, tpidr_el1
+    ldr     x1, [x1, #{trap_stack}]
     mov     sp, x1
     mrs     x1, esr_el1
     mrs     x2, elr_el1
@@ -73,7 +76,8 @@ global_asm!(
     add     x1, x1, :lo12:vectors_last_resort
     msr     vbar_el1, x1
     isb
-    ldr     x1, =__trap_stack_top
+    mrs     x1, tpidr_el1
+    ldr     x1, [x1, #{trap_stack}]
     mov     sp, x1
     mrs     x1, esr_el1
     mrs     x2, elr_el1
@@ -125,6 +129,7 @@ global_asm!(
     first = sym first_trap,
     second = sym second_trap,
     interrupt = sym interrupt,
+    trap_stack = const offset_of!(Local, trap_stack),
     exit_panic = const EXIT_PANIC,
 );
 

@@ -1,9 +1,9 @@
-//! From OpenSBI's jump to Rust: the MMU and the stack.
+//! From OpenSBI's jump to Rust: the MMU, the stack, and what says which hart this is.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::kernel_main;
+use crate::{cpus, kernel_main};
 
 /// The virtual address of physical address 0: the upper half of Sv39.
 ///
@@ -64,30 +64,33 @@ const fn root() -> [u64; 512] {
     table
 }
 
-/// The hart that this kernel runs on; written by the entry code.
+/// The hart that this kernel boots on; written by the entry code.
 static BOOT_HART: AtomicU64 = AtomicU64::new(0);
 
-/// The hart that this kernel runs on.
+/// The hart that this kernel boots on, and that takes the interrupts.
 pub fn boot_hart() -> u64 {
     BOOT_HART.load(Ordering::Relaxed)
 }
 
-// Entered at the physical address with the MMU off; a0 = hart, a1 = device tree (physical).
+unsafe extern "C" {
+    /// Where the second hart begins, by its physical address and with the MMU off.
+    pub fn second_start() -> !;
+}
+
+// Entered at the physical address with the MMU off; a0 = hart, a1 = device tree (physical), or
+// nothing for the second hart.
 //
 // There is no identity mapping, not even for a moment: the first fetch with the MMU on faults, and
 // the trap vector already is the virtual address of the next instruction.
 global_asm!(
     r#"
-    .section .text.entry, "ax"
-    .globl _start
-_start:
+    .macro  MMU_ON
     csrw    sie, zero
     lla     t0, {root}
     srli    t0, t0, 12
     li      t1, 8 << 60
     or      t0, t0, t1
     lla     t2, 1f
-    lla     s2, _start
     li      t3, {direct_map}
     add     t2, t2, t3
     csrw    stvec, t2
@@ -98,7 +101,18 @@ _start:
 1:
     lla     t0, {last_resort}
     csrw    stvec, t0
+    // The compiler may use floating point registers.
+    li      t0, 1 << 13
+    csrs    sstatus, t0
+    .endm
+
+    .section .text.entry, "ax"
+    .globl _start
+_start:
+    lla     s2, _start
+    MMU_ON
     lla     sp, __stack_top
+    lla     tp, {first_local}
     lla     t0, __bss_start
     lla     t1, __bss_end
 2:
@@ -109,18 +123,27 @@ _start:
 3:
     lla     t0, {boot_hart}
     sd      a0, 0(t0)
-    // The compiler may use floating point registers.
-    li      t0, 1 << 13
-    csrs    sstatus, t0
     mv      a0, a1
     mv      a1, s2
     mv      ra, zero
     mv      fp, zero
     tail    {main}
+
+    .globl second_start
+second_start:
+    MMU_ON
+    lla     sp, __second_stack_top
+    lla     tp, {second_local}
+    mv      ra, zero
+    mv      fp, zero
+    tail    {second_main}
     "#,
     root = sym ROOT,
     boot_hart = sym BOOT_HART,
     direct_map = const DIRECT_MAP,
     last_resort = sym super::trap::trap_last_resort,
+    first_local = sym cpus::FIRST,
+    second_local = sym cpus::SECOND,
     main = sym kernel_main,
+    second_main = sym cpus::second_main,
 );

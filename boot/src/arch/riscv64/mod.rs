@@ -1,6 +1,7 @@
 //! riscv64: S-mode under OpenSBI, QEMU's `virt` machine.
 
 mod console;
+mod cpus;
 mod entry;
 mod interrupts;
 mod trap;
@@ -11,6 +12,7 @@ use dtoolkit::{Node, Property};
 use qemu_exit::QEMUExit;
 
 pub use console::Console;
+pub use cpus::{local, park, start_second, switch_off};
 pub use entry::{DIRECT_MAP, mapped, translates};
 pub use interrupts::{Controller, interrupts_off, interrupts_on, set_alarm, sleep};
 pub use trap::install_traps;

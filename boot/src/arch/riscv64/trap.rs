@@ -1,13 +1,15 @@
 //! Traps: exceptions are fatal, interrupts go to their handlers.
 
 use core::arch::{asm, naked_asm};
+use core::mem::offset_of;
 
 use super::{DIRECT_MAP, FINISHER, set_alarm};
+use crate::cpus::Local;
 use crate::interrupts;
 use crate::report::EXIT_PANIC;
 use crate::trap::{self, Trap};
 
-/// From now on a trap ends in [`crate::trap`].
+/// From now on a trap of this hart ends in [`crate::trap`].
 pub fn install_traps() {
     let vector = trap_entry as *const () as usize;
     // SAFETY: the vector is aligned to 4 bytes and never returns.
@@ -27,7 +29,7 @@ extern "C" fn trap_entry() {
         "csrw sscratch, sp",
         "lla sp, {nested}",
         "csrw stvec, sp",
-        "lla sp, __trap_stack_top",
+        "ld sp, {trap_stack}(tp)",
         "csrr a0, scause",
         "csrr a1, sepc",
         "csrr a2, stval",
@@ -123,6 +125,7 @@ extern "C" fn trap_entry() {
         "addi sp, sp, 304",
         "sret",
         nested = sym trap_nested,
+        trap_stack = const offset_of!(Local, trap_stack),
         first = sym first_trap,
         interrupt = sym interrupt,
     )
@@ -135,12 +138,13 @@ extern "C" fn trap_nested() {
         ".balign 4",
         "lla sp, {last_resort}",
         "csrw stvec, sp",
-        "lla sp, __trap_stack_top",
+        "ld sp, {trap_stack}(tp)",
         "csrr a0, scause",
         "csrr a1, sepc",
         "csrr a2, stval",
         "tail {second}",
         last_resort = sym trap_last_resort,
+        trap_stack = const offset_of!(Local, trap_stack),
         second = sym second_trap,
     )
 }

@@ -1,4 +1,4 @@
-//! From QEMU's jump to Rust: long mode, the page tables and the stack.
+//! From QEMU's jump to Rust: long mode, the page tables, the stack, and what says which CPU this is.
 
 use core::arch::global_asm;
 use core::arch::x86_64::__cpuid;
@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use x86_64::registers::control::Cr3;
 
-use crate::kernel_main;
 use crate::memory::direct_map;
+use crate::{cpus, kernel_main};
 
 /// The virtual address of physical address 0: the lowest address of the upper half.
 ///
@@ -156,9 +156,42 @@ const fn level_3(first: u64) -> Table {
     Table(table)
 }
 
+/// Level 4 for the start of the second CPU, which is at a physical address for a moment.
+static mut START_LEVEL_4: Table = Table([0; 512]);
+
 unsafe extern "C" {
     /// The physical address of `_start`, from `linker.ld`.
     fn __entry_physical() -> !;
+    /// What the second CPU begins with, and its end: position independent, for a page below 1 MiB.
+    static second_trampoline_start: u8;
+    static second_trampoline_end: u8;
+}
+
+/// What the second CPU begins with. It goes into a page below 1 MiB.
+pub fn second_trampoline() -> &'static [u8] {
+    let start = &raw const second_trampoline_start;
+    let len = &raw const second_trampoline_end as usize - start as usize;
+    // SAFETY: both are ends of the same piece of code, which never changes.
+    unsafe { core::slice::from_raw_parts(start, len) }
+}
+
+/// Makes ready what the code behind [`second_trampoline`] needs. The page tables of this CPU stay as they are.
+pub fn prepare_start() {
+    let (root, _) = Cr3::read_raw();
+    let root = root.start_address().as_u64();
+    let Some(from) = direct_map::pointer(root, 4096) else {
+        return;
+    };
+    let from = from.cast::<u64>().as_ptr();
+    let to = (&raw mut START_LEVEL_4).cast::<u64>();
+    for index in [256, 257] {
+        // SAFETY: an entry of a table of this kernel, which never changes.
+        let entry = unsafe { from.wrapping_add(index).read_volatile() };
+        for index in [index, index - 256] {
+            // SAFETY: an entry of a table that a CPU uses only while it starts.
+            unsafe { to.wrapping_add(index).write_volatile(entry) };
+        }
+    }
 }
 
 // Tells the loader that this is a kernel for PVH, and where it begins.
@@ -174,6 +207,14 @@ pvh::xen_elfnote_phys32_entry!(__entry_physical);
 // read-only pages in the kernel.
 global_asm!(
     r#"
+    // The base of gs: rdx.
+    .macro  LOCAL
+    movl    $0xc0000101, %ecx
+    movl    %edx, %eax
+    shrq    $32, %rdx
+    wrmsr
+    .endm
+
     .section .text.entry, "ax"
     .globl _start
     .code32
@@ -257,8 +298,78 @@ entry_long:
     leaq    _start(%rip), %rsi
     movabsq ${direct_map}, %rax
     subq    %rax, %rsi
+    leaq    {first_local}(%rip), %rdx
+    LOCAL
     xorl    %ebp, %ebp
     call    {main}
+    ud2
+
+    // The second CPU: 16-bit mode, cs = the page that this was copied to.
+    .balign 16
+    .globl second_trampoline_start
+    .globl second_trampoline_end
+    .code16
+second_trampoline_start:
+    cli
+    cld
+    movw    %cs, %ax
+    movw    %ax, %ds
+    lgdtl   second_gdt - second_trampoline_start
+    movl    %cr0, %eax
+    orl     $1, %eax
+    movl    %eax, %cr0
+    ljmpl   $24, $(second_protected - {direct_map})
+    .balign 8
+second_gdt:
+    .word   entry_gdt_end - entry_gdt - 1
+    .long   entry_gdt - {direct_map}
+second_trampoline_end:
+
+    .code32
+second_protected:
+    movl    $16, %eax
+    movw    %ax, %ds
+    movw    %ax, %es
+    movw    %ax, %ss
+    movl    $({start_level_4} - {direct_map}), %edi
+    movl    %edi, %cr3
+    movl    %cr4, %eax
+    orl     $(1 << 5), %eax
+    movl    %eax, %cr4
+    movl    $0xc0000080, %ecx
+    rdmsr
+    orl     $(1 << 8 | 1 << 11), %eax
+    wrmsr
+    // Caches are off after INIT.
+    movl    %cr0, %eax
+    andl    $~(1 << 30 | 1 << 29), %eax
+    orl     $(1 << 31 | 1 << 16), %eax
+    movl    %eax, %cr0
+    ljmpl   $8, $(second_long - {direct_map})
+
+    .code64
+second_long:
+    movabsq $4f, %rax
+    jmpq    *%rax
+4:
+    lgdtq   entry_gdt_high(%rip)
+    movl    $16, %eax
+    movw    %ax, %ss
+    movw    %ax, %ds
+    movw    %ax, %es
+    xorl    %eax, %eax
+    movw    %ax, %fs
+    movw    %ax, %gs
+    leaq    {level_4}(%rip), %rax
+    movabsq ${direct_map}, %rcx
+    subq    %rcx, %rax
+    movq    %rax, %cr3
+    leaq    __second_stack_top(%rip), %rsp
+    lidtq   entry_idt(%rip)
+    leaq    {second_local}(%rip), %rdx
+    LOCAL
+    xorl    %ebp, %ebp
+    call    {second_main}
     ud2
 
     .section .data.entry, "aw"
@@ -267,6 +378,7 @@ entry_gdt:
     .quad   0
     .quad   0x00af9b000000ffff
     .quad   0x00cf93000000ffff
+    .quad   0x00cf9b000000ffff
 entry_gdt_end:
     .balign 8
 entry_gdt_low:
@@ -288,6 +400,10 @@ entry_idt:
     direct_map = const DIRECT_MAP,
     idt = sym super::trap::IDT,
     last_resort = sym super::trap::trap_last_resort,
+    start_level_4 = sym START_LEVEL_4,
+    first_local = sym cpus::FIRST,
+    second_local = sym cpus::SECOND,
     main = sym kernel_main,
+    second_main = sym cpus::second_main,
     options(att_syntax),
 );

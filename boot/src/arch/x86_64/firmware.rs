@@ -95,7 +95,28 @@ impl Firmware {
             .ok_or("the memory map does not have the memory that the kernel is in")?;
         let free = PhysRange::new(PhysAddr(address), bank.end())
             .ok_or("no memory is left behind the kernel")?;
-        let mut free = without(free, self.place)?;
+        self.taken().try_fold(free, without)
+    }
+
+    /// A free page below 1 MiB, where a CPU begins in 16-bit mode. The first page is not looked
+    /// at: it is where that mode has its interrupts.
+    pub fn low_page(&self) -> Option<u64> {
+        const PAGE: u64 = 0x1000;
+        const MIB: u64 = 1 << 20;
+        let banks = self.memory(|kind| kind == MemmapType::Ram);
+        let low = banks.filter(|bank| bank.start().0 < MIB);
+        low.flat_map(|bank| {
+            let end = bank.end().0.min(MIB - 1).saturating_add(1);
+            let pages = bank.start().0.div_ceil(PAGE).max(1)..end / PAGE;
+            pages.rev()
+        })
+        .filter_map(|page| PhysRange::from_len(PhysAddr(page * PAGE), PAGE))
+        .find(|page| !self.taken().any(|taken| taken.overlaps(page)))
+        .map(|page| page.start().0)
+    }
+
+    /// Everything in memory that somebody has, as far as the boot protocol says.
+    fn taken(&self) -> impl Iterator<Item = PhysRange> {
         let info = self.start_info.raw();
         let map = (
             info.memmap_paddr,
@@ -111,15 +132,16 @@ impl Firmware {
             (info.modlist_paddr, list),
             map,
         ];
-        for (start, len) in pieces.into_iter().chain(modules) {
-            if let Some(taken) = PhysRange::from_len(PhysAddr(start), len) {
-                free = without(free, taken)?;
-            }
-        }
-        for taken in self.memory(|kind| kind != MemmapType::Ram) {
-            free = without(free, taken)?;
-        }
-        Ok(free)
+        let pieces = pieces.into_iter().chain(modules);
+        let pieces = pieces.filter_map(|(start, len)| PhysRange::from_len(PhysAddr(start), len));
+        let reserved = self.memory(|kind| kind != MemmapType::Ram);
+        [self.place].into_iter().chain(pieces).chain(reserved)
+    }
+
+    /// The interrupt controllers and the processors.
+    pub fn madt(&self) -> Option<Madt<'static>> {
+        let table = self.table(Signature::MADT, madt::SHORTEST)?;
+        tell(Signature::MADT, Madt::new(&table))
     }
 
     /// What the memory map says about some kinds of memory.
@@ -217,9 +239,7 @@ impl Firmware {
     fn windows(&self, spaces: &[Allocation]) -> Vec<Window> {
         let mut taken: Vec<PhysRange> = self.memory(|_| true).collect();
         taken.extend(spaces.iter().map(|space| space.ecam));
-        let madt = self.table(Signature::MADT, madt::SHORTEST);
-        let madt = madt.and_then(|table| tell(Signature::MADT, Madt::new(&table)));
-        if let Some(madt) = madt {
+        if let Some(madt) = self.madt() {
             let io_apics = madt.io_apics().map(|io_apic| io_apic.address);
             let apics = io_apics.chain([madt.local_apic()]);
             taken.extend(apics.filter_map(|address| PhysRange::from_len(address, APIC)));

@@ -2,6 +2,7 @@
 
 mod clock;
 mod console;
+mod cpus;
 mod entry;
 mod firmware;
 mod interrupts;
@@ -15,6 +16,7 @@ use x86_64::instructions::port::Port;
 
 pub use clock::{ticks, ticks_per_second};
 pub use console::Console;
+pub use cpus::{local, park, start_second, switch_off};
 pub use entry::{DIRECT_MAP, mapped, translates};
 pub use firmware::Firmware;
 pub use interrupts::{Controller, interrupts_off, interrupts_on, set_alarm, sleep};

@@ -1,6 +1,7 @@
 //! Exceptions: all of them are fatal, this kernel takes no interrupts yet.
 
 use core::arch::{global_asm, naked_asm};
+use core::mem::offset_of;
 
 use x86_64::VirtAddr;
 use x86_64::instructions::tables::load_tss;
@@ -9,6 +10,7 @@ use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable};
 use x86_64::structures::tss::TaskStateSegment;
 
 use super::DEBUG_EXIT;
+use crate::cpus::{self, Local};
 use crate::report::EXIT_PANIC;
 use crate::trap::{self, Trap};
 
@@ -37,17 +39,15 @@ impl Gate {
 #[unsafe(link_section = ".data.idt")]
 pub static mut IDT: [Gate; VECTORS] = [Gate([0; 2]); VECTORS];
 
-/// How many exceptions there were.
-static mut DEPTH: u32 = 0;
-
-static mut TSS: TaskStateSegment = TaskStateSegment::new();
-static mut GDT: GlobalDescriptorTable = GlobalDescriptorTable::new();
+/// Of each CPU.
+static mut TSS: [TaskStateSegment; 2] = [TaskStateSegment::new(); 2];
+static mut GDT: [GlobalDescriptorTable; 2] = [const { GlobalDescriptorTable::new() }; 2];
 
 /// The stack of double faults: the reason may be the one of the others.
 #[repr(C, align(16))]
 struct Stack([u8; 16 << 10]);
 
-static mut DOUBLE_FAULT_STACK: Stack = Stack([0; 16 << 10]);
+static mut DOUBLE_FAULT_STACKS: [Stack; 2] = [const { Stack([0; 16 << 10]) }; 2];
 
 /// The indices of the stacks in the TSS, as gates count them.
 const TRAP_STACK: u64 = 1;
@@ -56,24 +56,31 @@ const DOUBLE_FAULT: u64 = 2;
 unsafe extern "C" {
     /// From `linker.ld`.
     static __stack_bottom: u8;
-    static __stack_top: u8;
-    static __trap_stack_top: u8;
+    static __second_stack_top: u8;
     /// The code that the gates lead to: 16 bytes for each vector.
     static trap_vectors: [[u8; 16]; VECTORS];
 }
 
-/// From now on an exception ends in [`crate::trap`].
+/// From now on an exception of this CPU ends in [`crate::trap`].
 pub fn install_traps() {
-    let (tss, gdt) = (&raw mut TSS, &raw mut GDT);
-    let double_fault_stack = &raw const DOUBLE_FAULT_STACK;
-    // SAFETY: this function runs once, and nobody else looks at it.
+    let local = cpus::this();
+    let cpu = local.index();
+    let tss = (&raw mut TSS).cast::<TaskStateSegment>().wrapping_add(cpu);
+    let gdt = (&raw mut GDT)
+        .cast::<GlobalDescriptorTable>()
+        .wrapping_add(cpu);
+    let double_fault_stack = (&raw const DOUBLE_FAULT_STACKS)
+        .cast::<Stack>()
+        .wrapping_add(cpu);
+    // SAFETY: this function runs once on each start of a CPU, which alone looks at its own.
     let tss = unsafe { &mut *tss };
-    tss.interrupt_stack_table[TRAP_STACK as usize - 1] =
-        VirtAddr::from_ptr(&raw const __trap_stack_top);
+    tss.interrupt_stack_table[TRAP_STACK as usize - 1] = VirtAddr::from_ptr(local.trap_stack);
     tss.interrupt_stack_table[DOUBLE_FAULT as usize - 1] =
         VirtAddr::from_ptr(double_fault_stack.wrapping_add(1));
-    // SAFETY: as above.
+    // SAFETY: as above; the CPU is still on the table of the entry code.
     let gdt = unsafe { &mut *gdt };
+    // The TSS of an earlier start is marked as in use.
+    *gdt = GlobalDescriptorTable::new();
     // The same selectors as in the table of the entry code, so that no register has to change.
     gdt.append(Descriptor::kernel_code_segment());
     gdt.append(Descriptor::kernel_data_segment());
@@ -81,6 +88,10 @@ pub fn install_traps() {
     gdt.load();
     // SAFETY: the selector is that of a TSS, which lives for ever.
     unsafe { load_tss(selector) };
+    if cpu != 0 {
+        // The gates are for all CPUs.
+        return;
+    }
 
     for vector in 0..VECTORS {
         const DOUBLE_FAULT_VECTOR: usize = 8;
@@ -120,8 +131,8 @@ trap_vectors:
     movq    %rsp, %rdi
     movq    %rbp, %rsi
     andq    $-16, %rsp
-    incl    {depth}(%rip)
-    cmpl    $2, {depth}(%rip)
+    incl    %gs:{depth}
+    cmpl    $2, %gs:{depth}
     jb      2f
     je      3f
     jmp     {last_resort}
@@ -130,7 +141,7 @@ trap_vectors:
 3:
     call    {second}
     "#,
-    depth = sym DEPTH,
+    depth = const offset_of!(Local, traps),
     first = sym first_trap,
     second = sym second_trap,
     last_resort = sym trap_last_resort,
@@ -186,12 +197,12 @@ fn fault_address() -> usize {
 
 /// Where the function returns to that set the frame pointer up; 0 if there is none.
 fn return_address(frame_pointer: usize) -> usize {
-    let stack = &raw const __stack_bottom as usize..&raw const __stack_top as usize - 16;
+    let stack = &raw const __stack_bottom as usize..&raw const __second_stack_top as usize - 16;
     if !stack.contains(&frame_pointer) || !frame_pointer.is_multiple_of(8) {
         return 0;
     }
     let above = (frame_pointer + 8) as *const usize;
-    // SAFETY: an aligned word of the stack, to which nobody else writes.
+    // SAFETY: an aligned word of the stacks, of which this CPU's is among them.
     unsafe { above.read() }
 }
 
