@@ -11,6 +11,8 @@ mod book;
 mod disagreements;
 #[path = "harness/gates.rs"]
 mod gates;
+#[path = "harness/order.rs"]
+mod order;
 #[path = "harness/processes.rs"]
 mod processes;
 #[path = "harness/records.rs"]
@@ -33,6 +35,7 @@ fn trials(archs: &[Arch], tally: &Tally) -> Vec<Trial> {
     trials.extend(records::trials());
     trials.extend(book::trials());
     trials.extend(trace::trials());
+    trials.extend(order::trials());
     trials.extend(disagreements::trials());
     trials.extend(verdict::trials());
     trials.extend(processes::trials());

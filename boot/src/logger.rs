@@ -4,10 +4,11 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::clock;
 use crate::console::{self, println};
+use crate::{clock, cpus};
 
-/// The driver logs each finished request under this target, one line each.
+/// The driver logs each finished request under this target, one line each. What another CPU than
+/// the first says is marked: requests have an order on each CPU, and no more than that.
 const REQUESTS: &str = "virtio_iommu::request";
 
 /// Whether requests are shown to a person, and not to the harness.
@@ -46,7 +47,10 @@ impl Log for Logger {
         } else if FOR_PEOPLE.load(Ordering::Relaxed) {
             println!("        -> {}", record.args());
         } else {
-            console::record(format_args!("req {}", record.args()));
+            match cpus::this().index() {
+                0 => console::record(format_args!("req {}", record.args())),
+                cpu => console::record(format_args!("req cpu={cpu} {}", record.args())),
+            }
         }
     }
 

@@ -426,6 +426,7 @@ fn failed_and_skipped() {
 fn requests() {
     let parse = |text| Request::parse(text);
     let attach = |domain, endpoint, flags, status| Request {
+        cpu: 0,
         body: Body::Attach {
             domain,
             endpoint,
@@ -449,6 +450,7 @@ fn requests() {
         (
             "detach domain=2 endpoint=9 status=INVAL",
             Request {
+                cpu: 0,
                 body: Body::Detach {
                     domain: 2,
                     endpoint: 9,
@@ -459,6 +461,7 @@ fn requests() {
         (
             "map domain=7 virt_start=0x0 virt_end=0xffffffffffffffff phys_start=0x80001000 flags=3 status=NOMEM",
             Request {
+                cpu: 0,
                 body: Body::Map {
                     domain: 7,
                     mapping: Mapping {
@@ -476,6 +479,7 @@ fn requests() {
         (
             "unmap domain=7 virt_start=0x1000 virt_end=0x1fff status=RANGE",
             Request {
+                cpu: 0,
                 body: Body::Unmap {
                     domain: 7,
                     range: Range {
@@ -489,6 +493,7 @@ fn requests() {
         (
             "probe endpoint=16 status=unwritten",
             Request {
+                cpu: 0,
                 body: Body::Probe { endpoint: 16 },
                 status: Status::Unwritten,
             },
@@ -497,8 +502,21 @@ fn requests() {
     for (text, request) in cases {
         assert_eq!(parse(text), Ok(request), "{text}");
     }
+    let on_another = parse("cpu=1 attach domain=1 endpoint=16 flags=0 status=OK");
+    let expected = Request {
+        cpu: 1,
+        ..attach(1, 16, 0, Status::Ok)
+    };
+    assert_eq!(on_another, Ok(expected));
     for text in [
         "",
+        "cpu=0 probe endpoint=1 status=OK",
+        "cpu=8 probe endpoint=1 status=OK",
+        "cpu= probe endpoint=1 status=OK",
+        "cpu=1probe endpoint=1 status=OK",
+        "cpu=1 cpu=1 probe endpoint=1 status=OK",
+        "cpu=1",
+        "probe cpu=1 endpoint=1 status=OK",
         "probe endpoint=1 status=UNKNOWN(",
         "probe endpoint=1 status=)",
         "probe endpoint=+1 status=OK",

@@ -1,8 +1,11 @@
 //! The comparison of QEMU's trace with the guest's own record, in order and operand by operand.
+//!
+//! Requests of one CPU are in order; between CPUs there is no order but the device's, see [`order`].
 
 use super::book::{Book, Outcome};
 use super::expect::Expect;
 use super::finding::{Finding, Rule};
+use super::order;
 use super::request::{Body, Mapping, Range, Request, Status};
 use super::trace::{Config, Event, Trace};
 use std::collections::BTreeSet;
@@ -19,8 +22,9 @@ pub fn audit(trace: &Trace, guest: &[(usize, Request)], expect: &Expect) -> Vec<
             vec![Finding::Absent]
         };
     }
+    let guest = order::merge(trace, guest);
     let mut auditor = Auditor {
-        guest,
+        guest: &guest,
         locks_bypass: expect.locks_bypass,
         config: trace.config(),
         device: trace.iommu(),
@@ -36,7 +40,7 @@ pub fn audit(trace: &Trace, guest: &[(usize, Request)], expect: &Expect) -> Vec<
         return findings;
     }
     auditor.leftovers(expect, &mut findings);
-    findings.extend(super::tally::tally(trace, guest, expect));
+    findings.extend(super::tally::tally(trace, &guest, expect));
     findings
 }
 
@@ -416,7 +420,8 @@ const BRING_UP: [u32; 4] = [1, 3, 11, DRIVER_OK];
 const DRIVER_OK: u32 = 15;
 const FAILED: u32 = 128;
 
-fn same(body: Body, event: Event) -> bool {
+/// Whether a request is the one that the device traced.
+pub fn same(body: Body, event: Event) -> bool {
     match body {
         Body::Attach {
             domain, endpoint, ..

@@ -52,6 +52,9 @@ pub struct Expect {
     pub batches: &'static [(Kind, usize)],
     /// Whether the device works in a thread of its own, which QEMU wakes up once by itself at each start.
     pub in_thread: bool,
+    /// How often the device goes from the requests of one CPU to those of another, at least; with 0, one CPU sends all
+    /// of them.
+    pub turns: usize,
     /// Reserved regions, exactly.
     pub reserved: Option<&'static [Region]>,
     /// Granule of the device, in bytes.
@@ -76,6 +79,7 @@ impl Expect {
         faults: &[],
         batches: &[],
         in_thread: false,
+        turns: 0,
         reserved: None,
         granule: None,
         input_end: None,

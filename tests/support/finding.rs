@@ -82,6 +82,9 @@ pub enum Finding {
         /// Requests that they can have been for.
         requests: usize,
     },
+    /// The device went from the requests of one CPU to those of another this often: too seldom for CPUs that work at the
+    /// same time, or at all where there is one.
+    Turns(usize),
     /// The device refused something where it should not, or (false) refused nothing where it should.
     Refusals(bool),
     /// The device's geometry or an endpoint's reserved regions are not those of the scenario.
@@ -181,6 +184,10 @@ impl fmt::Display for Finding {
                     "{kicks} notifications that can be for {requests} requests only"
                 )
             }
+            Self::Turns(count) => write!(
+                f,
+                "the device went from the requests of one CPU to those of another {count} times"
+            ),
             Self::Refusals(true) => write!(f, "the device refused a request"),
             Self::Refusals(false) => write!(f, "the device refused no request"),
             Self::Machine(what) => write!(f, "the machine is not as asked for: {what}"),

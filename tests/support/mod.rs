@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`records`], [`request`] | the guest's record lines |
 //! | [`trace`] | QEMU's trace lines |
+//! | [`order`] | the records of several CPUs in the device's order |
 //! | [`book`] | an independent account of what the device holds |
 //! | [`expect`], [`audit`], [`tally`], [`finding`] | trace against record, record against account, both against what a scenario is for |
 //! | [`scenarios`] | what is booted, on which machine |
@@ -17,6 +18,7 @@ pub mod book;
 pub mod expect;
 pub mod finding;
 pub mod machine;
+pub mod order;
 pub mod records;
 pub mod request;
 pub mod scenarios;

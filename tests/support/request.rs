@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// More CPUs than any machine here has.
+const MAX_CPUS: u32 = 8;
+
 /// How a request ended, as the driver read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -132,6 +135,8 @@ pub struct Mapping {
 /// One finished request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
+    /// The CPU that sent it.
+    pub cpu: u32,
     /// What was asked.
     pub body: Body,
     /// What came of it.
@@ -170,6 +175,15 @@ impl Request {
     /// Everything that is not exactly one request with all its operands in their order.
     pub fn parse(text: &str) -> Result<Self, Malformed> {
         let mut operands = Operands(text.split(' '));
+        // The first CPU says nothing.
+        let cpu = match text.strip_prefix("cpu=") {
+            None => 0,
+            Some(_) => operands
+                .u32("cpu")
+                .ok()
+                .filter(|cpu| (1..MAX_CPUS).contains(cpu))
+                .ok_or(Malformed::Value("cpu"))?,
+        };
         let body = match operands.0.next() {
             Some("attach") => Body::Attach {
                 domain: operands.u32("domain")?,
@@ -201,7 +215,7 @@ impl Request {
         if operands.0.next().is_some() {
             return Err(Malformed::Trailing);
         }
-        Ok(Self { body, status })
+        Ok(Self { cpu, body, status })
     }
 }
 

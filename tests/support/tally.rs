@@ -2,12 +2,17 @@
 
 use super::expect::{Expect, Kind, WantedFault};
 use super::finding::Finding;
+use super::order;
 use super::request::{Body, Request, Status};
 use super::trace::{Event, Trace};
 
 /// Counts what a scenario must show, and what it must not.
 pub fn tally(trace: &Trace, guest: &[(usize, Request)], expect: &Expect) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let turns = order::turns(guest);
+    if turns < expect.turns || expect.turns == 0 && turns > 0 {
+        findings.push(Finding::Turns(turns));
+    }
     let maps = trace.count(|event| matches!(event, Event::Map { .. }));
     if maps < expect.maps {
         findings.push(Finding::Maps(maps));
