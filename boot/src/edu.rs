@@ -118,6 +118,9 @@ pub struct Edu {
     placement: Placement,
 }
 
+// SAFETY: the registers belong to the machine, not to a thread.
+unsafe impl Send for Edu {}
+
 impl Edu {
     /// All of the machine's, switched on and checked, in the order of the bus.
     ///

@@ -193,6 +193,21 @@ pub const TWO_CPUS: fn(Arch) -> &'static [&'static str] = |_| &["-smp", "2"];
 pub const TWO_THREADS: fn(Arch) -> &'static [&'static str] =
     |_| &["-smp", "2", "-accel", "tcg,thread=multi"];
 
+/// Two CPUs at once.
+const TWO_AT_ONCE: Scenario = Scenario {
+    guest: Some("two-cpus"),
+    devices: &["-device", IOMMU, "-device", EDU, "-device", EDU],
+    machine: TWO_CPUS,
+    expect: |arch| Expect {
+        maps: 1500,
+        endpoints: &[0x10, 0x18],
+        faults: &[UNMAPPED],
+        turns: 20,
+        ..machine(arch)
+    },
+    ..BASE
+};
+
 /// The device as the machine has it by default.
 fn machine(arch: Arch) -> Expect {
     let (input_end, reserved): (u64, &[Region]) = match arch {
@@ -247,6 +262,16 @@ pub const SCENARIOS: &[Scenario] = &[
             ..machine(arch)
         },
         ..BASE
+    },
+    Scenario {
+        name: "two-cpus",
+        ..TWO_AT_ONCE
+    },
+    Scenario {
+        name: "two-cpus-threads",
+        machine: TWO_THREADS,
+        clock: Clock::Host,
+        ..TWO_AT_ONCE
     },
     Scenario {
         name: "root-port",

@@ -11,6 +11,7 @@
 //! | `boot-bypass-off`, `aw-bits-39` | IOMMU with that property, `edu` as for `faults` |
 //! | `granule-64k`, `iommu-platform`, `reserved-regions` | IOMMU with that property, `edu` |
 //! | `two-domains`, `restart` | IOMMU, two `edu` |
+//! | `two-cpus` | IOMMU, two `edu`, two CPUs |
 //! | `root-port` | IOMMU, `edu` behind a `pcie-root-port` |
 //! | `pci-bridge`, `pcie-pci-bridge` | IOMMU, two `edu` behind that bridge |
 //! | `mmio` | IOMMU on virtio-mmio, `edu` |
@@ -39,6 +40,7 @@ mod restart;
 mod second_cpu;
 mod selftest;
 mod statuses;
+mod two_cpus;
 mod watch;
 
 use crate::arch::Firmware;
@@ -53,6 +55,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("basic", basic::run),
     ("faults", faults::run),
     ("two-domains", isolation::two_domains),
+    ("two-cpus", two_cpus::run),
     ("root-port", bus::root_port),
     ("boot-bypass-off", basic::boot_bypass_off),
     ("aw-bits-39", limits::aw_bits_39),
