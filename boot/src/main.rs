@@ -37,10 +37,6 @@ mod demo;
 mod device_tree;
 mod ecam;
 mod edu;
-#[cfg_attr(
-    target_arch = "x86_64",
-    allow(dead_code, reason = "there is no interrupt controller yet")
-)]
 mod interrupts;
 mod lock;
 mod logger;

@@ -1,13 +1,5 @@
 //! MADT: the interrupt controllers. ACPI 6.5, §5.2.12.
 
-#![cfg_attr(
-    target_os = "none",
-    expect(
-        dead_code,
-        reason = "routes are for interrupts, which this kernel does not take yet"
-    )
-)]
-
 use virtio_iommu::PhysAddr;
 
 use super::{AcpiError, Table, field};
@@ -183,10 +175,27 @@ impl<'m> Madt<'m> {
         })
     }
 
-    /// Where an interrupt of the ISA bus arrives: where its number says, unless an entry says
-    /// something else. Entries with reserved flags are passed over.
-    pub fn isa(&self, irq: u8) -> Route {
-        let route = self.entries().find_map(|entry| match entry {
+    /// Where the pin of a PCI function arrives, by what the firmware has written to its register
+    /// Interrupt Line: the interrupt of the ISA bus that it has routed the pin to. `None` if it has
+    /// not: no pin leads to interrupt 0, which is the timer's.
+    ///
+    /// Such an interrupt arrives where its number says, and as PCI has it (level, low), unless an
+    /// entry says something else.
+    pub fn pci(&self, interrupt_line: u8) -> Option<Route> {
+        let irq = (1..16)
+            .contains(&interrupt_line)
+            .then_some(interrupt_line)?;
+        Some(self.isa_override(irq).unwrap_or(Route {
+            gsi: irq.into(),
+            polarity: Polarity::Low,
+            trigger: Trigger::Level,
+        }))
+    }
+
+    /// Where an interrupt of the ISA bus arrives, if an entry says so. Entries with reserved flags
+    /// are passed over.
+    fn isa_override(&self, irq: u8) -> Option<Route> {
+        self.entries().find_map(|entry| match entry {
             Entry::Override {
                 bus: 0,
                 source,
@@ -206,11 +215,6 @@ impl<'m> Madt<'m> {
                 },
             }),
             _ => None,
-        });
-        route.unwrap_or(Route {
-            gsi: irq.into(),
-            polarity: Polarity::High,
-            trigger: Trigger::Edge,
         })
     }
 }
@@ -273,21 +277,29 @@ mod tests {
         let edge_high = &[2, 10, 0, 10, 10, 1, 0, 0, 0b0101, 0];
         let reserved = &[2, 10, 0, 11, 99, 0, 0, 0, 0b1010, 0];
         let no_isa = &[2, 10, 1, 12, 99, 0, 0, 0, 0, 0];
-        let entries: &[&[u8]] = &[timer, sci, edge_high, reserved, no_isa];
-        let route = |irq| with(entries, |madt| madt.isa(irq)).unwrap();
-        let high = |gsi| Route {
+        let moved = &[2, 10, 0, 15, 2, 0, 0, 0, 0, 0];
+        let entries: &[&[u8]] = &[timer, sci, edge_high, reserved, no_isa, moved];
+        let route = |line| with(entries, |madt| madt.pci(line)).unwrap();
+        let edge = |gsi| Route {
             gsi,
             polarity: Polarity::High,
             trigger: Trigger::Edge,
         };
-        assert_eq!(route(0), high(2));
-        assert_eq!(route(1), high(1));
-        assert_eq!(route(9).gsi, 20);
-        assert_eq!(route(9).polarity, Polarity::Low);
-        assert_eq!(route(9).trigger, Trigger::Level);
-        assert_eq!(route(10), high(0x10a));
-        assert_eq!(route(11), high(11));
-        assert_eq!(route(12), high(12));
+        let level = |gsi| Route {
+            gsi,
+            polarity: Polarity::Low,
+            trigger: Trigger::Level,
+        };
+        assert_eq!(route(1), Some(level(1)));
+        assert_eq!(route(9), Some(level(20)));
+        assert_eq!(route(10), Some(edge(0x10a)));
+        assert_eq!(route(11), Some(level(11)));
+        assert_eq!(route(12), Some(level(12)));
+        assert_eq!(route(15), Some(edge(2)));
+        // The timer, and what is no interrupt of the ISA bus.
+        for line in [0, 16, 17, 254, 255] {
+            assert_eq!(route(line), None, "{line}");
+        }
     }
 
     #[test]
@@ -327,8 +339,16 @@ mod tests {
         assert_eq!(madt.local_apic(), PhysAddr(0xfee0_0000));
         assert_eq!(madt.processors().collect::<Vec<_>>(), [0]);
         assert!(madt.has_legacy_controllers());
-        assert_eq!(madt.isa(0).gsi, 2);
-        assert_eq!(madt.isa(4).gsi, 4);
-        assert_eq!((madt.isa(9).gsi, madt.isa(9).trigger), (9, Trigger::Level));
+        assert_eq!(madt.pci(0), None);
+        assert_eq!(madt.pci(4).map(|route| route.polarity), Some(Polarity::Low));
+        // What SeaBIOS routes pins to.
+        for line in [10, 11] {
+            let route = Route {
+                gsi: line.into(),
+                polarity: Polarity::High,
+                trigger: Trigger::Level,
+            };
+            assert_eq!(madt.pci(line), Some(route));
+        }
     }
 }

@@ -5,9 +5,11 @@ use virtio_iommu::topology::pci::PciTree;
 
 use super::RouteError;
 
-/// A pin of a slot of the root bus.
+/// A pin of a slot of the root bus, to which that of a function leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootPin {
+    /// The function whose pin leads there.
+    pub of: RequesterId,
     /// The function whose slot it is.
     pub function: RequesterId,
     /// 1 to 4 for INTA to INTD.
@@ -34,6 +36,7 @@ pub fn root_pin(pci: &PciTree, function: RequesterId) -> Result<RootPin, RouteEr
         let here = found.address.function;
         let Some(parent) = found.parent else {
             return Ok(RootPin {
+                of: function,
                 function: here,
                 pin,
             });

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | [`handlers`] | the handlers of each line, and what happens when there are none |
 //! | [`intx`] | from the pin of a PCI function to a pin at the root bus |
-//! | [`device_tree`] | from there to a line: `interrupt-map`, `interrupts` |
+//! | `device_tree` | from there to a line: `interrupt-map`, `interrupts` |
+//!
+//! On x86_64 the firmware has done both, and says so in each function's configuration space.
 //!
 //! The controllers themselves are in [`arch`](crate::arch). Nothing is enabled until
 //! [`start`] is called: scenarios without interrupts run as if there were none.

@@ -30,7 +30,8 @@ pub fn ticks() -> u64 {
 /// How fast [`ticks`] counts, measured; `None` if there is no PM timer, or none that counts.
 pub fn ticks_per_second(firmware: &Firmware) -> Option<u64> {
     let timer = firmware.pm_timer()?;
-    let (first_tick, first) = both(timer);
+    let both = || both(|| read(timer));
+    let (first_tick, first) = both();
     let mut reads = 0;
     // The timer wraps after 4.7 s at the earliest.
     while elapsed(timer, first, read(timer)) < SPAN {
@@ -39,7 +40,7 @@ pub fn ticks_per_second(firmware: &Firmware) -> Option<u64> {
             return None;
         }
     }
-    let (last_tick, last) = both(timer);
+    let (last_tick, last) = both();
     let ticks = u128::from(last_tick.checked_sub(first_tick)?);
     let span = u128::from(elapsed(timer, first, last));
     let frequency = (ticks * u128::from(PM_TIMER_FREQUENCY)).checked_div(span)?;
@@ -48,11 +49,11 @@ pub fn ticks_per_second(firmware: &Firmware) -> Option<u64> {
         .filter(|frequency| *frequency != 0)
 }
 
-/// Both counters at the same moment, as far as that is possible.
-fn both(timer: PmTimer) -> (u64, u32) {
+/// [`ticks`] and another counter at the same moment, as far as that is possible.
+pub(super) fn both(read: impl Fn() -> u32) -> (u64, u32) {
     let look = || {
         let before = ticks();
-        let value = read(timer);
+        let value = read();
         let between = ticks().saturating_sub(before);
         (between, before + between / 2, value)
     };

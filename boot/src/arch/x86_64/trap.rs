@@ -1,4 +1,4 @@
-//! Exceptions: all of them are fatal, this kernel takes no interrupts yet.
+//! Exceptions are fatal, interrupts go to their handlers.
 
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
@@ -9,7 +9,7 @@ use x86_64::registers::control::Cr2;
 use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable};
 use x86_64::structures::tss::TaskStateSegment;
 
-use super::DEBUG_EXIT;
+use super::{DEBUG_EXIT, interrupts};
 use crate::cpus::{self, Local};
 use crate::report::EXIT_PANIC;
 use crate::trap::{self, Trap};
@@ -22,7 +22,8 @@ const VECTORS: usize = 256;
 pub struct Gate([u64; 2]);
 
 impl Gate {
-    /// To `target`, with interrupts off, and on a stack of the TSS (1 to 7).
+    /// To `target`, with interrupts off, and on a stack of the TSS (1 to 7), or the one that is in
+    /// use (0).
     fn new(target: usize, stack: u64) -> Self {
         const PRESENT: u64 = 1 << 15;
         const INTERRUPT_GATE: u64 = 0xe << 8;
@@ -49,7 +50,11 @@ struct Stack([u8; 16 << 10]);
 
 static mut DOUBLE_FAULT_STACKS: [Stack; 2] = [const { Stack([0; 16 << 10]) }; 2];
 
+/// Exceptions have the vectors below.
+const FIRST_INTERRUPT: usize = 32;
+
 /// The indices of the stacks in the TSS, as gates count them.
+const SAME_STACK: u64 = 0;
 const TRAP_STACK: u64 = 1;
 const DOUBLE_FAULT: u64 = 2;
 
@@ -98,16 +103,21 @@ pub fn install_traps() {
         let target = &raw const trap_vectors as usize + 16 * vector;
         let stack = match vector {
             DOUBLE_FAULT_VECTOR => DOUBLE_FAULT,
+            FIRST_INTERRUPT.. => SAME_STACK,
             _ => TRAP_STACK,
         };
         let gate = (&raw mut IDT).cast::<Gate>().wrapping_add(vector);
-        // SAFETY: inside of the table. Nothing traps on the way; the code never returns.
+        // SAFETY: inside of the table. Nothing traps on the way; the code returns from interrupts
+        // only.
         unsafe { gate.write_volatile(Gate::new(target, stack)) };
     }
 }
 
 // For each vector: the error code, or 0 where the CPU has none, and the number. The mask has the
 // vectors with an error code.
+//
+// Interrupts are masked until `iretq`: only what a function may change has to be saved. The CPU
+// has aligned the stack to 16 bytes before it put five words there; eleven more keep it aligned.
 global_asm!(
     r#"
     .section .text.vectors, "ax"
@@ -121,7 +131,11 @@ trap_vectors:
     pushq   $0
     .endif
     pushq   $vector
+    .if vector < {first_interrupt}
     jmp     1f
+    .else
+    jmp     4f
+    .endif
     .set vector, vector + 1
     .endr
     .balign 16
@@ -140,10 +154,37 @@ trap_vectors:
     call    {first}
 3:
     call    {second}
+
+4:
+    cld
+    pushq   %rax
+    pushq   %rcx
+    pushq   %rdx
+    pushq   %rsi
+    pushq   %rdi
+    pushq   %r8
+    pushq   %r9
+    pushq   %r10
+    pushq   %r11
+    leaq    72(%rsp), %rdi
+    call    {interrupt}
+    popq    %r11
+    popq    %r10
+    popq    %r9
+    popq    %r8
+    popq    %rdi
+    popq    %rsi
+    popq    %rdx
+    popq    %rcx
+    popq    %rax
+    addq    $16, %rsp
+    iretq
     "#,
     depth = const offset_of!(Local, traps),
     first = sym first_trap,
     second = sym second_trap,
+    interrupt = sym interrupt,
+    first_interrupt = const FIRST_INTERRUPT,
     last_resort = sym trap_last_resort,
     options(att_syntax),
 );
@@ -191,6 +232,22 @@ extern "C" fn second_trap(frame: &Frame, _: usize) -> ! {
     trap::fatal_in_handler(name(frame), frame.pc, fault_address())
 }
 
+/// An interrupt, with interrupts masked: on the stack that it found.
+extern "C" fn interrupt(frame: &Frame) {
+    // There are no more vectors than that.
+    if interrupts::arrived(frame.vector as u8) {
+        return;
+    }
+    trap::fatal(&Trap {
+        what: name(frame),
+        code: frame.vector << 32,
+        pc: frame.pc,
+        address: None,
+        sp: frame.sp,
+        return_address: 0,
+    })
+}
+
 fn fault_address() -> usize {
     Cr2::read_raw() as usize
 }
@@ -235,7 +292,7 @@ fn name(frame: &Frame) -> &'static str {
         17 => "misaligned access",
         18 => "machine check",
         21 => "control protection exception",
-        32.. => "unexpected interrupt",
+        FIRST_INTERRUPT.. => "unexpected interrupt",
         _ => "unknown exception",
     }
 }
