@@ -184,6 +184,17 @@ const FAULT_STORM: Scenario = Scenario {
     ..BASE
 };
 
+/// Messages to a doorbell, and one to where none is.
+const MSI: Scenario = Scenario {
+    guest: Some("msi"),
+    expect: |arch| Expect {
+        maps: 0,
+        faults: &[UNMAPPED],
+        ..machine(arch)
+    },
+    ..BASE
+};
+
 /// The machines that have virtio-mmio slots.
 const VIRT: &[Arch] = &[Arch::Riscv64, Arch::Aarch64];
 
@@ -475,7 +486,6 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "fault-interrupt",
-        archs: VIRT,
         ..FAULT_INTERRUPT
     },
     Scenario {
@@ -497,7 +507,6 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         // On the same line as the IOMMU.
         name: "fault-interrupt-shared",
-        archs: VIRT,
         devices: &["-device", IOMMU, "-device", "edu,addr=5.0"],
         expect: |arch| Expect {
             endpoints: &[0x28],
@@ -506,8 +515,30 @@ pub const SCENARIOS: &[Scenario] = &[
         ..FAULT_INTERRUPT
     },
     Scenario {
+        // Two of the bridges above `edu` turn its pin, to a line that is neither theirs nor the IOMMU's.
+        name: "fault-interrupt-switch",
+        devices: &[
+            "-device",
+            IOMMU,
+            "-device",
+            "pcie-root-port,id=root,addr=4.0",
+            "-device",
+            "x3130-upstream,bus=root,id=up",
+            "-device",
+            "xio3130-downstream,bus=up,id=down,addr=2.0,chassis=1",
+            "-device",
+            "pcie-pci-bridge,bus=down,id=conventional",
+            "-device",
+            "edu,bus=conventional,addr=1.0",
+        ],
+        expect: |arch| Expect {
+            endpoints: &[0x400],
+            ..(FAULT_INTERRUPT.expect)(arch)
+        },
+        ..FAULT_INTERRUPT
+    },
+    Scenario {
         name: "fault-storm",
-        archs: VIRT,
         ..FAULT_STORM
     },
     Scenario {
@@ -527,26 +558,32 @@ pub const SCENARIOS: &[Scenario] = &[
         ..FAULT_STORM
     },
     Scenario {
-        // A frame of the interrupt controller that the IOMMU lets through.
+        // A frame of the interrupt controller, or the local APICs, which the IOMMU lets through.
         name: "msi",
+        archs: &[Arch::Aarch64, Arch::X86_64],
+        ..MSI
+    },
+    Scenario {
+        // The translation service tells devices apart by the ids that the IOMMU knows, too.
+        name: "msi-gicv3",
         archs: &[Arch::Aarch64],
+        machine: GICV3,
         expect: |arch| Expect {
-            maps: 0,
-            ..machine(arch)
+            reserved: Some(&ITS),
+            ..(MSI.expect)(arch)
         },
-        ..BASE
+        ..MSI
     },
     Scenario {
         // Nothing is let through: the doorbell is mapped.
         name: "msi-imsic",
-        guest: Some("msi"),
         archs: &[Arch::Riscv64],
         machine: IMSIC,
         expect: |arch| Expect {
             maps: 1,
-            ..machine(arch)
+            ..(MSI.expect)(arch)
         },
-        ..BASE
+        ..MSI
     },
     Scenario {
         name: "msi-unmapped",

@@ -11,6 +11,7 @@ use super::watch::{self, EduWatch, IommuWatch};
 use crate::arch;
 use crate::arch::Firmware;
 use crate::buffer::Pattern;
+use crate::clock;
 use crate::console::println;
 use crate::edu::{self, MAX_TRANSFER, TRANSFER_DONE};
 use crate::interrupts::{self, TimedOut, counters};
@@ -62,7 +63,7 @@ fn locks_mask(report: &mut Report) {
 
 /// `fault-interrupt`: a fault wakes the CPU, again and again; other interrupts do no harm.
 pub fn fault_interrupt(report: &mut Report, firmware: &Firmware) -> Checked {
-    report.plan(3 + LOCK_CHECKS + 1 + 3 * 4 + 2 + 1 + 3 + 4 + 6 + SHUT_DOWN_CHECKS);
+    report.plan(3 + LOCK_CHECKS + 1 + 3 * 4 + 2 + 1 + 3 + 4 + 7 + SHUT_DOWN_CHECKS);
     let mut lab = Lab::open(report, firmware, 1)?;
     let endpoint = lab.endpoints(report)?[0];
     // QEMU's PLIC tells a level once, when it rises: it cannot interrupt for ever.
@@ -172,6 +173,17 @@ pub fn fault_interrupt(report: &mut Report, firmware: &Firmware) -> Checked {
         "a_shared_line_that_insists_is_masked",
         counters().masked,
         u64::from(shared && insists),
+    );
+    // A line that still insisted would keep the CPU in its trap code, where it cannot see that its
+    // time is over.
+    let asleep = clock::now();
+    let slept = interrupts::sleep_until(Duration::from_millis(5), || false);
+    let asleep = Duration::from_nanos(clock::now() - asleep);
+    println!("asleep for {asleep:?}");
+    report.equal(
+        "and_leaves_the_cpu_alone",
+        (slept, asleep < Duration::from_millis(50)),
+        (Err(TimedOut), true),
     );
     report.equal(
         "nobody_took_it",

@@ -11,13 +11,16 @@ use super::watch::{self, EduWatch, IommuWatch};
 use crate::arch;
 use crate::arch::Firmware;
 use crate::console::println;
-use crate::interrupts::{self, Message};
+use crate::interrupts::{self, Message, TimedOut};
 use crate::refusal::{NO_MAPPING, Refusal, drain, no_fault};
 use crate::report::{Checked, Report};
 
 /// Messages of `edu` reach any address: its mask is for the transfers only. Doorbells are found
 /// below 4 GiB all the same.
 const LIMIT: Iova = Iova(u32::MAX as u64);
+
+/// Where nothing is mapped, and where no doorbell is on any machine.
+const NOWHERE: PhysAddr = PhysAddr(0x40_0000);
 
 /// How long a message may take that must not arrive.
 const A_WHILE: Duration = Duration::from_millis(5);
@@ -45,9 +48,9 @@ fn refused(endpoint: EndpointId, doorbell: PhysAddr) -> Refusal {
     }
 }
 
-/// `msi`: messages of an attached endpoint arrive.
+/// `msi`: messages of an attached endpoint arrive; those that go elsewhere do not.
 pub fn msi(report: &mut Report, firmware: &Firmware) -> Checked {
-    report.plan(12 + SHUT_DOWN_CHECKS);
+    report.plan(17 + SHUT_DOWN_CHECKS);
     let mut lab = Lab::open(report, firmware, 1)?;
     let endpoint = lab.endpoints(report)?[0];
     watch::start(report, firmware)?;
@@ -90,6 +93,30 @@ pub fn msi(report: &mut Report, firmware: &Firmware) -> Checked {
         report.equal(name, (slept.is_ok(), reasons, raised), (true, reason, 1));
     }
     no_fault("nothing_was_refused", report, &iommu);
+
+    // Without its handler.
+    drop(registration);
+    let raised = edu_watch.raised.load(Relaxed);
+    edu.raise(0x33);
+    let slept = interrupts::sleep_until(A_WHILE, || edu_watch.raised.load(Relaxed) != raised);
+    report.equal("a_message_for_nobody_ends", slept, Err(TimedOut));
+    let registration = edu_watch.enlist(report, message.line)?;
+    report.equal("a_late_handler_takes_it", edu_watch.take_reasons(), 0x33);
+    edu.raise(0x44);
+    let slept = watch::sleep(|| edu_watch.take_reasons() == 0x44);
+    report.that("messages_arrive_again", slept.is_ok());
+
+    // Where no doorbell is, a message is an access like any other.
+    let config = &mut lab.machine.config;
+    let sends = edu.send_messages(config, Some((NOWHERE.0, message.data)));
+    report.need("edu_sends_messages", sends)?;
+    let raised = edu_watch.raised.load(Relaxed);
+    edu.raise(0x55);
+    let slept = interrupts::sleep_until(A_WHILE, || edu_watch.raised.load(Relaxed) != raised);
+    report.equal("a_message_elsewhere_is_lost", slept, Err(TimedOut));
+    let judged = refused(endpoint, NOWHERE).compare(&drain(&iommu));
+    report.equal("and_reported", judged, Ok(()));
+    edu.interrupt_side().acknowledge(0x55);
 
     let sends = edu.send_messages(&mut lab.machine.config, None);
     report.need("edu_sends_none", sends)?;

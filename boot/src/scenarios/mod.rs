@@ -15,8 +15,8 @@
 //! | `root-port` | IOMMU, `edu` behind a `pcie-root-port` |
 //! | `pci-bridge`, `pcie-pci-bridge` | IOMMU, two `edu` behind that bridge |
 //! | `mmio` | IOMMU on virtio-mmio, `edu` |
-//! | `fault-interrupt`, `fault-storm` | IOMMU, `edu`; each interrupt controller; the `edu` on the line of the IOMMU or not |
-//! | `msi` | IOMMU, `edu`; GICv2, GICv3, `aia=aplic-imsic` |
+//! | `fault-interrupt`, `fault-storm` | IOMMU, `edu`; each interrupt controller; the `edu` on the line of the IOMMU or not, or behind bridges |
+//! | `msi` | IOMMU, `edu`; GICv2, GICv3, `aia=aplic-imsic`, local APIC |
 //! | `msi-unmapped` | IOMMU, `edu`; `aia=aplic-imsic` |
 //! | `doorbell-refused` | as `msi-unmapped`, with a reserved region over the doorbell |
 //! | `not-behind` | IOMMU, `edu`, entropy device on virtio-mmio |
