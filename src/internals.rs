@@ -29,6 +29,7 @@ impl<P: Platform> Pipeline<P> {
         }
     }
 
+    #[inline(always)]
     fn map_request(&self, place: &Place, access: Access) -> Request {
         Request::Map {
             domain: self.domain,
@@ -38,6 +39,7 @@ impl<P: Platform> Pipeline<P> {
         }
     }
 
+    #[inline(always)]
     fn unmap_request(&self, virt: IovaRange) -> Request {
         Request::Unmap {
             domain: self.domain,
@@ -68,7 +70,10 @@ impl<P: Platform> Pipeline<P> {
     /// and used by nobody, the domain included.
     #[inline(never)]
     pub unsafe fn map(&self, place: &Place, access: Access) -> Result<(), RequestError> {
-        self.shared.execute_one(self.map_request(place, access))
+        let [outcome] = self
+            .shared
+            .execute_few(|| [self.map_request(place, access)]);
+        outcome
     }
 
     /// Maps many, with one notification for up to 64.
@@ -96,7 +101,8 @@ impl<P: Platform> Pipeline<P> {
     /// The addresses were mapped by [`map`](Self::map).
     #[inline(never)]
     pub unsafe fn unmap(&self, place: &Place) -> Result<(), RequestError> {
-        self.shared.execute_one(self.unmap_request(place.0))
+        let [outcome] = self.shared.execute_few(|| [self.unmap_request(place.0)]);
+        outcome
     }
 
     /// Unmaps many, with one notification for up to 64.
@@ -129,7 +135,8 @@ impl<P: Platform> Pipeline<P> {
         new: &Place,
         access: Access,
     ) -> Result<(), RequestError> {
-        let requests = [self.unmap_request(old), self.map_request(new, access)];
-        self.all::<2>(requests.iter().copied())
+        let make = || [self.unmap_request(old), self.map_request(new, access)];
+        let [unmapped, mapped] = self.shared.execute_few(make);
+        unmapped.and(mapped)
     }
 }

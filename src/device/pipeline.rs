@@ -33,11 +33,11 @@ impl<const N: usize> Batch<N> {
         let mut batch = Self {
             tickets: [None; N],
             outcomes: [Err(RequestError::NoSlot); N],
-            sent: run.sent,
-            open: run.sent - well,
+            sent: run.sent(),
+            open: run.sent() - well,
         };
         let places = batch.tickets.iter_mut().zip(&mut batch.outcomes);
-        for (i, (ticket, outcome)) in places.enumerate().take(run.sent) {
+        for (i, (ticket, outcome)) in places.enumerate().take(run.sent()) {
             if i < well {
                 *outcome = Ok(());
             } else {
@@ -125,8 +125,10 @@ impl<P: Platform> Shared<P> {
         let mut rest = requests;
         loop {
             let requests = rest.clone().take(N);
-            let (run, well) = self.device.lock().send_run(requests, N);
-            if well == run.sent && !run.left {
+            let mut device = self.device.lock();
+            let (run, well) = device.send(|queue| queue.send_run(requests, N));
+            drop(device);
+            if well == run.sent() && !run.left {
                 let outcomes = ALL_WELL.get(..well).unwrap_or_default();
                 trace(rest.clone(), outcomes);
                 if well > 0 {
@@ -140,7 +142,7 @@ impl<P: Platform> Shared<P> {
                 done(index, outcomes);
             }
             index += N;
-            if run.sent < N && !run.left
+            if run.sent() < N && !run.left
                 || rest.nth(N - 1).is_none()
                 || rest.clone().next().is_none()
             {
@@ -149,27 +151,44 @@ impl<P: Platform> Shared<P> {
         }
     }
 
+    /// Sends a few requests with one kick. `make` makes them, whenever they are needed: so the fast
+    /// way has them in registers.
+    #[inline(always)]
+    pub(crate) fn execute_few<const N: usize>(
+        &self,
+        make: impl Fn() -> [Request; N],
+    ) -> [Outcome; N] {
+        let mut device = self.device.lock();
+        let (run, well) = device.send(|queue| queue.send_few(make()));
+        drop(device);
+        let mut outcomes = [Ok(()); N];
+        if well != N {
+            outcomes = self.finish_few(run, well, &make());
+        }
+        if log::max_level() >= log::Level::Trace {
+            // A copy, so that the compiler keeps the others in registers.
+            let seen = outcomes;
+            trace_all(make().into_iter(), &seen);
+        }
+        outcomes
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn finish_few<const N: usize>(
+        &self,
+        run: Run,
+        well: usize,
+        requests: &[Request; N],
+    ) -> [Outcome; N] {
+        self.finish::<N, _>(run, well, requests.iter().copied())
+            .outcomes
+    }
+
     /// Sends one request.
     #[inline(always)]
     pub(crate) fn execute_one(&self, request: Request) -> Outcome {
-        // Made before the lock, so that the compiler keeps it in registers.
-        let requests = core::iter::once(request);
-        let sent = self.device.lock().send_run(requests, 1);
-        let outcome = match sent {
-            (_, 1) => Ok(()),
-            (run, _) => self.finish_one(run, request),
-        };
-        trace(core::iter::once(request), &[outcome]);
-        outcome
-    }
-
-    /// As [`finish`](Self::finish), for one request of which there is no good answer yet.
-    #[cold]
-    #[inline(never)]
-    fn finish_one(&self, run: Run, request: Request) -> Outcome {
-        let [outcome] = self
-            .finish::<1, _>(run, 0, core::iter::once(request))
-            .outcomes;
+        let [outcome] = self.execute_few(|| [request]);
         outcome
     }
 

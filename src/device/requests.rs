@@ -118,13 +118,12 @@ struct Slot {
 }
 
 impl Slot {
-    /// Writes a request, and gives the slot to the device.
+    /// Writes a request.
     #[inline(always)]
-    fn fill(&mut self, request: &Request) {
+    fn fill(&self, request: &Request) {
         // Copies, because the compiler cannot know that the writes to shared memory do not change
         // the slot itself.
         let Self { body, len, .. } = *self;
-        self.state = State::InFlight;
         let encoded = request.encode();
         let [a, b, c, d, e] = encoded.words;
         body.write::<0>(a);
@@ -158,13 +157,12 @@ struct Probe {
     status: Place<u8>,
 }
 
-/// Requests in slots that follow each other.
+/// Requests in slots that follow each other. Small, because it is handed around in registers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
-    first: usize,
-    /// How many requests were sent.
-    pub(crate) sent: usize,
-    /// Some were not, for want of slots that follow each other.
+    first: u16,
+    sent: u16,
+    /// Some requests were not sent, for want of slots that follow each other.
     pub(crate) left: bool,
 }
 
@@ -176,9 +174,31 @@ impl Run {
         left: true,
     };
 
+    #[inline]
+    fn new(first: usize, sent: usize, left: bool) -> Self {
+        Self {
+            first: first as u16,
+            sent: sent as u16,
+            left,
+        }
+    }
+
+    /// How many requests were sent.
+    #[inline]
+    pub(crate) fn sent(&self) -> usize {
+        usize::from(self.sent)
+    }
+
+    /// The slots.
+    #[inline]
+    fn slots(&self) -> core::ops::Range<usize> {
+        let first = usize::from(self.first);
+        first..first + self.sent()
+    }
+
     /// The ticket of one of its requests.
     pub(crate) fn ticket(&self, index: usize) -> Option<Ticket> {
-        Ticket::of(self.first + index)
+        Ticket::of(usize::from(self.first) + index)
     }
 }
 
@@ -329,6 +349,7 @@ impl RequestQueue {
     /// that come after a PROBE, or find no such slot, are left.
     ///
     /// Slots come back in the order in which they were taken, as a rule: this is the fast way.
+    /// [`reap_run`](Self::reap_run) must follow before anybody else looks at the queue.
     #[inline(always)]
     pub(crate) fn send_run(&mut self, requests: impl Iterator<Item = Request>, most: usize) -> Run {
         let mut first = self.next;
@@ -340,7 +361,7 @@ impl RequestQueue {
         let mut at = first;
         for request in requests {
             left = true;
-            let Some(slot) = self.slots.get_mut(at) else {
+            let Some(slot) = self.slots.get(at) else {
                 break;
             };
             if slot.state != State::Free || at >= self.usable || request.is_probe() {
@@ -353,38 +374,72 @@ impl RequestQueue {
         }
         self.next = at;
         self.ring.publish_prepared(&ring);
-        Run {
-            first,
-            sent: at - first,
-            left,
-        }
+        Run::new(first, at - first, left)
     }
 
-    /// Takes the answers for a run out of the ring, as long as they come in its order and say that
-    /// all is well. Returns how many.
+    /// As [`send_run`](Self::send_run), for so few that they are sent all or not at all.
     #[inline(always)]
-    pub(crate) fn reap_run(&mut self, run: Run) -> Result<usize, Broken> {
-        let waiting = usize::from(self.ring.waiting().map_err(|_| Broken)?);
-        let mut ring = self.ring.consuming();
-        let mut taken = 0;
-        while taken < run.sent && taken < waiting {
-            let at = run.first + taken;
-            let used = ring.peek();
-            let Some(slot) = self.slots.get_mut(at) else {
-                break;
-            };
-            let body = slot.body;
-            let well = used.len == TAIL_SIZE && body.read::<TAIL>() as u8 == STATUS_OK;
-            if used.id as usize != 2 * at || slot.state != State::InFlight || !well {
-                break;
-            }
-            slot.state = State::Free;
-            ring.consume();
-            taken += 1;
+    pub(crate) fn send_few<const N: usize>(&mut self, requests: [Request; N]) -> Run {
+        if requests.iter().any(Request::is_probe) {
+            return Run::NONE;
         }
-        let consumed = ring.consumed();
-        self.ring.set_consumed(consumed);
-        Ok(taken)
+        let mut first = self.next;
+        if self.usable - first < N {
+            first = 0;
+        }
+        let Some(slots) = self.slots.get(first..first + N) else {
+            return Run::NONE;
+        };
+        if first + N > self.usable || slots.iter().any(|slot| slot.state != State::Free) {
+            return Run::NONE;
+        }
+        let mut ring = self.ring.preparing();
+        let heads = (2 * first as u16..).step_by(2);
+        for ((request, slot), head) in requests.into_iter().zip(slots).zip(heads) {
+            slot.fill(&request);
+            ring.prepare(head);
+        }
+        self.next = first + N;
+        self.ring.publish_prepared(&ring);
+        Run::new(first, N, false)
+    }
+
+    /// Takes the answers for a run out of the ring that was sent just now, as long as they come in
+    /// its order and say that all is well. Returns how many; the others are in flight.
+    #[inline(always)]
+    pub(crate) fn reap_run(&mut self, run: Run) -> usize {
+        let mut taken = 0;
+        if self.ring.is_all_used() {
+            let mut ring = self.ring.consuming();
+            let slots = self.slots.get(run.slots()).unwrap_or_default();
+            let mut id = 2 * u32::from(run.first);
+            for slot in slots {
+                let used = ring.peek();
+                let well = used.len == TAIL_SIZE && slot.body.read::<TAIL>() as u8 == STATUS_OK;
+                if used.id != id || !well {
+                    break;
+                }
+                ring.consume();
+                id = id.wrapping_add(2);
+                taken += 1;
+            }
+            let consumed = ring.consumed();
+            self.ring.set_consumed(consumed);
+        }
+        if taken < run.sent() {
+            self.note_in_flight(run, taken);
+        }
+        taken
+    }
+
+    /// Notes that the requests of a run are in flight, but for the first ones.
+    #[cold]
+    #[inline(never)]
+    fn note_in_flight(&mut self, run: Run, answered: usize) {
+        let slots = self.slots.get_mut(run.slots()).unwrap_or_default();
+        for slot in slots.iter_mut().skip(answered) {
+            slot.state = State::InFlight;
+        }
     }
 
     /// Writes one request into any slot; `None` when none is free.
@@ -396,7 +451,9 @@ impl RequestQueue {
             let slots = self.slots.get(..self.usable)?;
             slots.iter().position(|slot| slot.state == State::Free)?
         };
-        self.slots.get_mut(at)?.fill(request);
+        let slot = self.slots.get_mut(at)?;
+        slot.fill(request);
+        slot.state = State::InFlight;
         self.ring.prepare(2 * at as u16);
         Ticket::of(at)
     }

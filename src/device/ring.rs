@@ -235,6 +235,15 @@ impl SplitRing {
         self.device[INDEX].read() == self.consumed
     }
 
+    /// Whether all chains that were made available were used.
+    #[inline]
+    pub(crate) fn is_all_used(&self) -> bool {
+        let all = self.device[INDEX].read() == self.prepared;
+        // The elements must not be read before the index that announced them.
+        fence(Ordering::Acquire);
+        all
+    }
+
     /// Used elements that were not taken out yet.
     #[inline]
     pub(crate) fn waiting(&self) -> Result<u16, UsedIndexJumped> {

@@ -10,7 +10,7 @@ use super::requests::{RequestQueue, Run};
 use super::transport::Link;
 use super::wait::Deadline;
 use crate::platform::Platform;
-use crate::wire::{REQUEST_QUEUE, Request};
+use crate::wire::REQUEST_QUEUE;
 
 /// The parts that the lock of the device guards.
 pub(crate) struct Device {
@@ -106,14 +106,10 @@ impl Device {
         self.broken
     }
 
-    /// Sends up to `most` requests, and says how many of them were answered at once, in order, and
-    /// well. Most devices have answered before the kick returns.
+    /// Sends requests as `send` does, and says how many of them were answered at once, in order,
+    /// and well. Most devices have answered before the kick returns.
     #[inline(always)]
-    pub(crate) fn send_run(
-        &mut self,
-        requests: impl Iterator<Item = Request>,
-        most: usize,
-    ) -> (Run, usize) {
+    pub(crate) fn send(&mut self, send: impl FnOnce(&mut RequestQueue) -> Run) -> (Run, usize) {
         let Self {
             link,
             queues: Some(queues),
@@ -127,20 +123,14 @@ impl Device {
             self.reap();
             return (Run::NONE, 0);
         }
-        let run = queues.requests.send_run(requests, most);
-        if run.sent == 0 {
+        let run = send(&mut queues.requests);
+        if run.sent() == 0 {
             return (run, 0);
         }
         if queues.requests.ring().wants_kick() {
             link.notify(REQUEST_QUEUE);
         }
-        match queues.requests.reap_run(run) {
-            Ok(well) => (run, well),
-            Err(_) => {
-                self.give_up();
-                (run, 0)
-            }
-        }
+        (run, queues.requests.reap_run(run))
     }
 
     /// Makes the requests that were prepared available, and notifies the device of them, unless it

@@ -158,12 +158,6 @@ impl Firmware {
         tell(Signature::FADT, fadt::pm_timer(&table)).flatten()
     }
 
-    /// The interrupt controllers.
-    pub(super) fn madt(&self) -> Option<Madt<'static>> {
-        let table = self.table(Signature::MADT, madt::SHORTEST)?;
-        tell(Signature::MADT, Madt::new(&table))
-    }
-
     /// The way to all tables.
     fn tables(&self) -> Result<Tables<'static, &Self>, AcpiError> {
         Tables::new(self, PhysAddr(self.start_info.raw().rsdp_paddr))
