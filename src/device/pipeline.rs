@@ -126,7 +126,7 @@ impl<P: Platform> Shared<P> {
         loop {
             let requests = rest.clone().take(N);
             let mut device = self.device.lock();
-            let (run, well) = device.send(|queue| queue.send_run(requests, N));
+            let (run, well) = device.send_run(requests, N);
             drop(device);
             if well == run.sent() && !run.left {
                 let outcomes = ALL_WELL.get(..well).unwrap_or_default();
@@ -159,10 +159,10 @@ impl<P: Platform> Shared<P> {
         make: impl Fn() -> [Request; N],
     ) -> [Outcome; N] {
         let mut device = self.device.lock();
-        let (run, well) = device.send(|queue| queue.send_few(make()));
+        let sent = device.send_few(make());
         drop(device);
         let mut outcomes = [Ok(()); N];
-        if well != N {
+        if let Err((run, well)) = sent {
             outcomes = self.finish_few(run, well, &make());
         }
         if log::max_level() >= log::Level::Trace {

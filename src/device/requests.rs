@@ -9,7 +9,7 @@ use core::num::NonZeroU16;
 use thiserror::Error;
 
 use super::memory::{Place, SharedMemory};
-use super::ring::{DESC_F_NEXT, DESC_F_WRITE, Descriptor, SplitRing};
+use super::ring::{DESC_F_NEXT, DESC_F_WRITE, Descriptor, SplitRing, Used};
 use crate::platform::Platform;
 use crate::wire::{REQUEST_WORDS, Request, STATUS_OK, Status, TAIL_SIZE, parse_status};
 
@@ -149,6 +149,13 @@ pub(crate) struct RequestQueue {
     probe: Option<Probe>,
 }
 
+/// Whether a used element is the answer of a slot, which is that all is well.
+#[inline(always)]
+fn answered_well(used: Used, at: usize, slot: &Slot) -> bool {
+    let well = used.len == TAIL_SIZE && slot.body.read::<TAIL>() as u8 == STATUS_OK;
+    well && used.id == 2 * at as u32
+}
+
 /// The reply to PROBE, whose slot is the last one.
 struct Probe {
     reply: SharedMemory,
@@ -157,11 +164,11 @@ struct Probe {
     status: Place<u8>,
 }
 
-/// Requests in slots that follow each other. Small, because it is handed around in registers.
+/// Requests in slots that follow each other.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
-    first: u16,
-    sent: u16,
+    first: usize,
+    sent: usize,
     /// Some requests were not sent, for want of slots that follow each other.
     pub(crate) left: bool,
 }
@@ -176,29 +183,24 @@ impl Run {
 
     #[inline]
     fn new(first: usize, sent: usize, left: bool) -> Self {
-        Self {
-            first: first as u16,
-            sent: sent as u16,
-            left,
-        }
+        Self { first, sent, left }
     }
 
     /// How many requests were sent.
     #[inline]
     pub(crate) fn sent(&self) -> usize {
-        usize::from(self.sent)
+        self.sent
     }
 
     /// The slots.
     #[inline]
     fn slots(&self) -> core::ops::Range<usize> {
-        let first = usize::from(self.first);
-        first..first + self.sent()
+        self.first..self.first + self.sent
     }
 
     /// The ticket of one of its requests.
     pub(crate) fn ticket(&self, index: usize) -> Option<Ticket> {
-        Ticket::of(usize::from(self.first) + index)
+        Ticket::of(self.first + index)
     }
 }
 
@@ -377,21 +379,20 @@ impl RequestQueue {
         Run::new(first, at - first, left)
     }
 
-    /// As [`send_run`](Self::send_run), for so few that they are sent all or not at all.
+    /// As [`send_run`](Self::send_run), for so few that they are sent all or not at all. Returns
+    /// the first slot.
     #[inline(always)]
-    pub(crate) fn send_few<const N: usize>(&mut self, requests: [Request; N]) -> Run {
+    pub(crate) fn send_few<const N: usize>(&mut self, requests: [Request; N]) -> Option<usize> {
         if requests.iter().any(Request::is_probe) {
-            return Run::NONE;
+            return None;
         }
         let mut first = self.next;
         if self.usable - first < N {
             first = 0;
         }
-        let Some(slots) = self.slots.get(first..first + N) else {
-            return Run::NONE;
-        };
+        let slots = self.slots.get(first..first + N)?;
         if first + N > self.usable || slots.iter().any(|slot| slot.state != State::Free) {
-            return Run::NONE;
+            return None;
         }
         let mut ring = self.ring.preparing();
         let heads = (2 * first as u16..).step_by(2);
@@ -401,7 +402,34 @@ impl RequestQueue {
         }
         self.next = first + N;
         self.ring.publish_prepared(&ring);
-        Run::new(first, N, false)
+        Some(first)
+    }
+
+    /// As [`reap_run`](Self::reap_run), for what [`send_few`](Self::send_few) has sent: whether all
+    /// is well, or what there is instead.
+    #[inline(always)]
+    pub(crate) fn reap_few<const N: usize>(&mut self, first: usize) -> Result<(), (Run, usize)> {
+        let mut taken = 0;
+        if self.ring.is_all_used()
+            && let Some(slots) = self.slots.get(first..first + N)
+        {
+            let mut ring = self.ring.consuming();
+            for (at, slot) in (first..).zip(slots) {
+                if !answered_well(ring.peek(), at, slot) {
+                    break;
+                }
+                ring.consume();
+                taken += 1;
+            }
+            let consumed = ring.consumed();
+            self.ring.set_consumed(consumed);
+        }
+        if taken == N {
+            return Ok(());
+        }
+        let run = Run::new(first, N, false);
+        self.note_in_flight(run, taken);
+        Err((run, taken))
     }
 
     /// Takes the answers for a run out of the ring that was sent just now, as long as they come in
@@ -412,15 +440,11 @@ impl RequestQueue {
         if self.ring.is_all_used() {
             let mut ring = self.ring.consuming();
             let slots = self.slots.get(run.slots()).unwrap_or_default();
-            let mut id = 2 * u32::from(run.first);
-            for slot in slots {
-                let used = ring.peek();
-                let well = used.len == TAIL_SIZE && slot.body.read::<TAIL>() as u8 == STATUS_OK;
-                if used.id != id || !well {
+            for (at, slot) in run.slots().zip(slots) {
+                if !answered_well(ring.peek(), at, slot) {
                     break;
                 }
                 ring.consume();
-                id = id.wrapping_add(2);
                 taken += 1;
             }
             let consumed = ring.consumed();

@@ -10,7 +10,7 @@ use super::requests::{RequestQueue, Run};
 use super::transport::Link;
 use super::wait::Deadline;
 use crate::platform::Platform;
-use crate::wire::REQUEST_QUEUE;
+use crate::wire::{REQUEST_QUEUE, Request};
 
 /// The parts that the lock of the device guards.
 pub(crate) struct Device {
@@ -106,31 +106,61 @@ impl Device {
         self.broken
     }
 
-    /// Sends requests as `send` does, and says how many of them were answered at once, in order,
-    /// and well. Most devices have answered before the kick returns.
+    /// The queues, for requests that go the fast way, if all answers were taken out: what is in
+    /// the ring now cannot be an answer to what is about to be sent.
     #[inline(always)]
-    pub(crate) fn send(&mut self, send: impl FnOnce(&mut RequestQueue) -> Run) -> (Run, usize) {
+    fn quiet(&mut self) -> Option<(&mut RequestQueue, &mut dyn Link)> {
         let Self {
             link,
             queues: Some(queues),
             broken: false,
         } = self
         else {
+            return None;
+        };
+        queues
+            .requests
+            .is_quiet()
+            .then_some((&mut queues.requests, &mut **link))
+    }
+
+    /// Sends up to `most` requests, and says how many of them were answered at once, in order, and
+    /// well. Most devices have answered before the kick returns.
+    #[inline(always)]
+    pub(crate) fn send_run(
+        &mut self,
+        requests: impl Iterator<Item = Request>,
+        most: usize,
+    ) -> (Run, usize) {
+        let Some((queue, link)) = self.quiet() else {
             return (Run::NONE, 0);
         };
-        // What is in the ring now cannot be an answer to what is about to be sent.
-        if !queues.requests.is_quiet() {
-            self.reap();
-            return (Run::NONE, 0);
-        }
-        let run = send(&mut queues.requests);
+        let run = queue.send_run(requests, most);
         if run.sent() == 0 {
             return (run, 0);
         }
-        if queues.requests.ring().wants_kick() {
+        if queue.ring().wants_kick() {
             link.notify(REQUEST_QUEUE);
         }
-        (run, queues.requests.reap_run(run))
+        (run, queue.reap_run(run))
+    }
+
+    /// The same for few requests: whether all is well, or what there is instead.
+    #[inline(always)]
+    pub(crate) fn send_few<const N: usize>(
+        &mut self,
+        requests: [Request; N],
+    ) -> Result<(), (Run, usize)> {
+        let Some((queue, link)) = self.quiet() else {
+            return Err((Run::NONE, 0));
+        };
+        let Some(first) = queue.send_few(requests) else {
+            return Err((Run::NONE, 0));
+        };
+        if queue.ring().wants_kick() {
+            link.notify(REQUEST_QUEUE);
+        }
+        queue.reap_few::<N>(first)
     }
 
     /// Makes the requests that were prepared available, and notifies the device of them, unless it
