@@ -4,7 +4,7 @@ use super::DmaDevice;
 use super::buffer::DmaBuffer;
 use super::direction::Direction;
 use super::mapping::{Completed, Failed, Live, MapFailure, Mapping, phys};
-use crate::device::{BATCH, Outcome};
+use crate::device::Outcome;
 use crate::domain::{Fate, Held, Owner, UnmapError};
 use crate::platform::Platform;
 
@@ -76,11 +76,7 @@ impl<P: Platform> DmaDevice<P> {
         let held = plan.held;
         let mut fate = [Fate::default()];
         let mut ended: [Outcome; 1] = [Ok(())];
-        let result = if plan.is_single() {
-            domain.change::<2, _>(&[end], &mut ended, &[plan], &mut fate)
-        } else {
-            domain.change::<BATCH, _>(&[end], &mut ended, &[plan], &mut fate)
-        };
+        let result = domain.change(&[end], &mut ended, &[plan], &mut fate);
         let ([ended], [fate]) = (ended, fate);
         let begun = match result {
             Ok(()) => Ok(held),

@@ -10,7 +10,7 @@ use super::device::Limits;
 use super::direction::{DeviceWrites, Direction};
 use super::{DmaDevice, copy};
 use crate::address::{Iova, IovaRange, PhysRange};
-use crate::device::{BATCH, Outcome};
+use crate::device::Outcome;
 use crate::domain::{Domain, Erased, Fate, Held, MapError, MapOptions, Owner, Plan, UnmapError};
 use crate::platform::Platform;
 
@@ -501,11 +501,7 @@ where
 {
     let held = plan.held;
     let mut fate = [Fate::default()];
-    let sent = if plan.is_single() {
-        domain.change::<1, _>(&[], &mut [], &[plan], &mut fate)
-    } else {
-        domain.change::<BATCH, _>(&[], &mut [], &[plan], &mut fate)
-    };
+    let sent = domain.change(&[], &mut [], &[plan], &mut fate);
     let [fate] = fate;
     match sent {
         Ok(()) => Ok(held),

@@ -88,7 +88,7 @@ impl<P: Platform> DmaDevice<P> {
         let plan = domain.plan_one(draft, Owner::Handle)?;
         let held = plan.held;
         let mut fate = [Fate::default()];
-        domain.change::<1, _>(&[], &mut [], &[plan], &mut fate)?;
+        domain.change(&[], &mut [], &[plan], &mut fate)?;
         Ok(Resource {
             domain: ManuallyDrop::new(domain.clone()),
             held,

@@ -5,8 +5,8 @@ use super::map::MapOptions;
 use super::parts::{Extent, ExtentError, Parts};
 use super::record::{Owner, Record, State};
 use super::{Domain, DomainState, MapError, UnmapError};
-use crate::address::{IovaRange, PhysRange};
-use crate::device::{Deadline, Outcome, RequestError};
+use crate::address::{IovaRange, PhysAddr, PhysRange};
+use crate::device::{BATCH, Deadline, Outcome, RequestError};
 use crate::iova::{IovaError, Slot, Wish};
 use crate::platform::Platform;
 use crate::wire::{Access, Features, Geometry, Request};
@@ -24,6 +24,8 @@ pub(crate) struct Plan<I> {
     pieces: I,
     gap: u64,
     parts: usize,
+    /// Where the first part leads.
+    first: PhysAddr,
     access: Access,
 }
 
@@ -218,6 +220,7 @@ impl<P: Platform> Domain<P> {
             pieces,
             gap,
             parts: extent.parts,
+            first: extent.first,
             access,
         };
         if extent.parts > 1 {
@@ -290,18 +293,19 @@ impl<P: Platform> Domain<P> {
             pieces,
             gap,
             parts: extent.parts,
+            first: extent.first,
             access,
         })
     }
 
     /// Maps what was planned, all or nothing, and unmaps what [was begun](Self::begin_end) to
-    /// end, each by itself; with one notification for up to `N` requests.
+    /// end, each by itself; with one notification for up to 64 requests.
     ///
     /// `ended` receives the outcome for each of `ends`: those that failed are quarantined. After
     /// an error no plan is mapped, and their `fates` tell which memory may be exposed: those
     /// mappings are quarantined.
     #[inline]
-    pub(crate) fn change<const N: usize, I>(
+    pub(crate) fn change<I>(
         &self,
         ends: &[Held],
         ended: &mut [Outcome],
@@ -309,6 +313,80 @@ impl<P: Platform> Domain<P> {
         fates: &mut [Fate],
     ) -> Result<(), MapError>
     where
+        I: Iterator<Item = PhysRange> + Clone,
+    {
+        match (ends, &mut *ended, plans, &mut *fates) {
+            ([], [], [plan], [fate]) if plan.is_single() => {
+                let outcome = self.execute_map(plan);
+                self.settle_map(&mut self.state.lock(), plan, fate, outcome);
+            }
+            ([end], [ended], [plan], [fate]) if plan.is_single() => {
+                let outcome;
+                [*ended, outcome] = self.execute_pair(*end, plan);
+                let mut state = self.state.lock();
+                state.settle_end(*end, *ended);
+                self.settle_map(&mut state, plan, fate, outcome);
+            }
+            _ => self.change_many(ends, ended, plans, fates),
+        }
+        if fates.iter().any(|fate| fate.error.is_some()) {
+            return Err(self.roll_back(plans, fates));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn execute_map<I>(&self, plan: &Plan<I>) -> Outcome {
+        let [outcome] = self.shared.execute_few(|| [self.map_request(plan)]);
+        outcome
+    }
+
+    #[inline]
+    fn execute_pair<I>(&self, end: Held, plan: &Plan<I>) -> [Outcome; 2] {
+        let unmap = || Request::Unmap {
+            domain: self.id,
+            virt: end.iova,
+        };
+        self.shared
+            .execute_few(|| [unmap(), self.map_request(plan)])
+    }
+
+    /// The only MAP request of a plan.
+    #[inline(always)]
+    fn map_request<I>(&self, plan: &Plan<I>) -> Request {
+        Request::Map {
+            domain: self.id,
+            virt: plan.held.iova,
+            phys_start: plan.first,
+            access: plan.access,
+        }
+    }
+
+    /// Notes what became of a part of a plan.
+    #[inline]
+    fn settle_map<I>(
+        &self,
+        state: &mut DomainState,
+        plan: &Plan<I>,
+        fate: &mut Fate,
+        outcome: Outcome,
+    ) {
+        fate.note(outcome);
+        if fate.mapped == plan.parts {
+            let slot = plan.held.slot;
+            let mapped = state.ledger.transition(slot, State::Mapping, State::Mapped);
+            debug_assert!(mapped);
+        }
+    }
+
+    /// Any number of mappings that end and begin.
+    fn change_many<I>(
+        &self,
+        ends: &[Held],
+        ended: &mut [Outcome],
+        plans: &[Plan<I>],
+        fates: &mut [Fate],
+    ) where
         I: Iterator<Item = PhysRange> + Clone,
     {
         let runs = self.runs(ends);
@@ -327,12 +405,11 @@ impl<P: Platform> Domain<P> {
         });
         let mut runs = runs;
         let mut settled = 0;
-        let mut failed = false;
         let mut parts = plans.iter().zip(&mut *fates);
         let mut part = parts.next();
         let mut done_of_part = 0;
         self.shared
-            .execute::<N, _>(unmaps.chain(maps), |_, outcomes| {
+            .execute::<BATCH, _>(unmaps.chain(maps), |_, outcomes| {
                 let mut state = self.state.lock();
                 for outcome in outcomes {
                     if let Some((_, count)) = runs.next() {
@@ -347,28 +424,14 @@ impl<P: Platform> Domain<P> {
                     let Some((plan, fate)) = &mut part else {
                         return;
                     };
-                    fate.note(*outcome);
+                    self.settle_map(&mut state, plan, fate, *outcome);
                     done_of_part += 1;
-                    if done_of_part < plan.parts {
-                        continue;
+                    if done_of_part == plan.parts {
+                        part = parts.next();
+                        done_of_part = 0;
                     }
-                    match fate.error {
-                        None => {
-                            let slot = plan.held.slot;
-                            let mapped =
-                                state.ledger.transition(slot, State::Mapping, State::Mapped);
-                            debug_assert!(mapped);
-                        }
-                        Some(_) => failed = true,
-                    }
-                    part = parts.next();
-                    done_of_part = 0;
                 }
             });
-        if failed {
-            return Err(self.roll_back(plans, fates));
-        }
-        Ok(())
     }
 
     /// The runs of mappings that are about to end.

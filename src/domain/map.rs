@@ -93,7 +93,7 @@ impl<P: Platform> Domain<P> {
         let draft = self.draft(piece, options, 0)?;
         let plan = self.plan_one(draft, owner)?;
         let held = plan.held;
-        self.change::<1, _>(&[], &mut [], &[plan], &mut [Default::default()])?;
+        self.change(&[], &mut [], &[plan], &mut [Default::default()])?;
         Ok(held)
     }
 
