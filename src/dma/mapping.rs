@@ -430,7 +430,7 @@ impl<P: Platform> DmaDevice<P> {
     ) -> Result<Held, Failed> {
         let domain = self.domain();
         let draft = domain.draft(phys(buffer), self.options::<D>(buffer), gap)?;
-        let plan = domain.plan_one(draft, Owner::Handle)?;
+        let plan = domain.plan_one(draft, Owner::Buffer)?;
         send_one(domain, plan)
     }
 

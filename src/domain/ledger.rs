@@ -124,6 +124,21 @@ impl Ledger {
         }
     }
 
+    /// Whether somebody has yet to say what becomes of the memory of a mapping.
+    pub(crate) fn is_owned(&self, slot: Slot) -> bool {
+        let record = self.space.get(slot);
+        record.is_some_and(|record| record.owner() == Owner::Buffer)
+    }
+
+    /// Notes that whoever had the memory of a mapping has said what becomes of it.
+    pub(crate) fn disown(&mut self, slot: Slot) {
+        if let Some(record) = self.space.get(slot)
+            && record.owner() == Owner::Buffer
+        {
+            self.space.set(slot, record.with_owner(Owner::Handle));
+        }
+    }
+
     /// All mappings, by address.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Entry> + '_ {
         self.space
