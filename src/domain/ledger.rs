@@ -59,13 +59,16 @@ impl Ledger {
         // An UNMAP that is on its way may cover the hole beside the mapping that it ends.
         let wide = self.with_margin(iova);
         let (below, above) = self.space.neighbours(iova);
-        let flushing = |slot: Option<Slot>| {
-            slot.is_some_and(|slot| {
-                matches!(self.state(slot), Some(State::Unmapping | State::Flushing))
-                    && self.space.range(slot).is_some_and(|it| it.overlaps(&wide))
-            })
+        let state = |slot: Option<Slot>| {
+            let slot = slot?;
+            let near = self.space.range(slot)?.overlaps(&wide);
+            near.then(|| self.state(slot)).flatten()
         };
-        if flushing(below) || flushing(above) {
+        let (below, above) = (state(below), state(above));
+        let ending = |state| matches!(state, Some(State::Unmapping | State::Flushing));
+        // And if it was never confirmed, both of its sides are in quarantine.
+        let doubtful = |state| state == Some(State::Quarantined);
+        if ending(below) || ending(above) || doubtful(below) && doubtful(above) {
             return Err(IovaError::InUse);
         }
         let slot = self.space.take(iova, record)?;
@@ -395,6 +398,15 @@ mod tests {
         }
         assert!(ledger.insert_at(range(0xd000, 0xdfff), record).is_ok());
         assert_eq!(ledger.state(e), Some(State::Mapped));
+        // Even if nobody waits for it any more.
+        for slot in [a, b, c, d] {
+            assert!(ledger.transition(slot, State::Flushing, State::Quarantined));
+        }
+        let hole = range(0x3000, 0x3fff);
+        assert_eq!(ledger.insert_at(hole, record), Err(IovaError::InUse));
+        assert!(ledger.insert_at(range(0x7000, 0x7fff), record).is_ok());
+        ledger.remove(b);
+        assert!(ledger.insert_at(hole, record).is_ok());
     }
 
     #[test]
