@@ -248,6 +248,8 @@ impl<P: Platform> Drop for Domain<P> {
                 break;
             }
         }
+        // What was only waiting for its UNMAP is not lost.
+        let _ = self.flush();
         let state = self.state.get_mut();
         if !state.pens.is_empty() {
             // An endpoint may be using it, and nobody can say any more that it does not.
