@@ -80,6 +80,7 @@ impl<P: Platform> Domain<P> {
     /// unmapped, and quarantined with its memory.
     pub(crate) fn abandon(&self, held: Held, buffer: Erased) {
         let outcome = self.revoke(held);
+        self.make_pen_room();
         let mut state = self.state.lock();
         let end = match outcome {
             Ok(()) => State::Retired,
@@ -89,6 +90,14 @@ impl<P: Platform> Domain<P> {
             state.ledger.transition(held.slot, from, end);
         }
         state.pen(held.slot, buffer);
+    }
+
+    /// Memory that waits for nothing but an UNMAP makes room for what has to wait for longer.
+    fn make_pen_room(&self) {
+        let full = !self.state.lock().has_pen();
+        if full {
+            let _ = self.flush();
+        }
     }
 
     /// Unmaps a mapping and keeps its addresses. Waits while the domain is busy.
@@ -113,6 +122,7 @@ impl<P: Platform> Domain<P> {
 
     /// Keeps the memory of a mapping that failed to end, or to begin: it is quarantined already.
     pub(crate) fn keep(&self, held: Held, buffer: Erased) {
+        self.make_pen_room();
         let mut state = self.state.lock();
         // Released in the meantime: it waits for the next time.
         state
