@@ -198,8 +198,15 @@ impl<P: Platform> Bounce<P> {
     ///
     /// [`BounceError`].
     pub fn new(device: &DmaDevice<P>, options: BounceOptions) -> Result<Self, BounceError> {
-        let to_device = Pool::new(device, options.to_device, options)?;
-        let from_device = Pool::new(device, options.from_device, options)?;
+        let to_device: Pool<ToDevice, P> = Pool::new(device, options.to_device, options)?;
+        let from_device = match Pool::new(device, options.from_device, options) {
+            Ok(pool) => pool,
+            Err(error) => {
+                // SAFETY: nobody has told the endpoint of the pool.
+                drop(unsafe { to_device.memory.complete() });
+                return Err(error);
+            }
+        };
         Ok(Self {
             device: device.clone(),
             to_device: Arc::new(to_device),
