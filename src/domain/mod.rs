@@ -26,7 +26,7 @@ pub use quarantine::Released;
 pub(crate) use change::{Fate, Held, Plan};
 pub(crate) use deferred::{Again, ParkError, Place};
 pub(crate) use erased::Erased;
-pub(crate) use parts::Parts;
+pub(crate) use parts::{Extent, Parts};
 pub(crate) use record::Owner;
 
 use crate::address::{DomainId, EndpointId, Iova, IovaRange, PhysAddr};
