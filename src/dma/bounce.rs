@@ -435,13 +435,21 @@ impl<D: Direction, P: Platform> Bounced<D, P> {
 }
 
 /// A transfer through a pool, or beside it where the pool was exhausted.
-#[derive(Debug)]
 #[must_use = "a transfer that is dropped is quarantined"]
 pub enum Transfer<D: Direction, P: Platform> {
     /// In the pool.
     Bounced(Bounced<D, P>),
     /// In pages of its own.
     Mapped(Mapping<PageBuf<P>, D, P>),
+}
+
+impl<D: Direction, P: Platform> core::fmt::Debug for Transfer<D, P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Bounced(place) => place.fmt(f),
+            Self::Mapped(pages) => pages.fmt(f),
+        }
+    }
 }
 
 impl<D: Direction, P: Platform> Transfer<D, P> {
