@@ -11,7 +11,9 @@ use super::direction::{DeviceWrites, Direction};
 use super::{DmaDevice, copy};
 use crate::address::{Iova, IovaRange, PhysRange};
 use crate::device::{BATCH, Outcome};
-use crate::domain::{Domain, Erased, Extent, Fate, Held, MapError, MapOptions, Owner, Plan, UnmapError};
+use crate::domain::{
+    Domain, Erased, Extent, Fate, Held, MapError, MapOptions, Owner, Plan, UnmapError,
+};
 use crate::platform::Platform;
 use crate::wire::Access;
 

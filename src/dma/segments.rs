@@ -16,7 +16,10 @@ impl<B: DmaBuffer, P: Platform> Live<B, P> {
         let parts = pieces.into_iter().flat_map(move |pieces| {
             Parts::new(pieces, self.held.iova.start(), limits.gap).map(|(part, _)| part)
         });
-        whole.into_iter().chain(parts).flat_map(move |part| Cut::new(part, limits))
+        whole
+            .into_iter()
+            .chain(parts)
+            .flat_map(move |part| Cut::new(part, limits))
     }
 }
 

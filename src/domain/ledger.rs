@@ -333,6 +333,30 @@ mod tests {
     }
 
     #[test]
+    fn memory_has_an_owner_until_somebody_says_what_becomes_of_it() {
+        let mut ledger = ledger(2);
+        let record = Record::new(PhysAddr(0x5000), Access::WRITE, Owner::Buffer);
+        let slot = ledger.insert_at(range(0x1000, 0x1fff), record).unwrap();
+        assert!(ledger.is_owned(slot));
+        assert_eq!(ledger.find_raw(range(0x1000, 0x1fff)), None);
+        assert!(ledger.transition(slot, State::Mapping, State::Mapped));
+        for _ in 0..2 {
+            ledger.disown(slot);
+            assert!(!ledger.is_owned(slot));
+            assert_eq!(ledger.find_raw(range(0x1000, 0x1fff)), None);
+        }
+        let at = ledger.translate(Iova(0x1000));
+        assert_eq!(at, Some((PhysAddr(0x5000), Access::WRITE)));
+        // What anybody may end stays so.
+        let raw = map(&mut ledger, 3, 1);
+        ledger.disown(raw);
+        assert_eq!(ledger.find_raw(range(0x3000, 0x3fff)), Some(raw));
+        ledger.remove(slot);
+        ledger.disown(slot);
+        assert!(!ledger.is_owned(slot));
+    }
+
+    #[test]
     fn translations_byte_by_byte() {
         let mut ledger = ledger(8);
         map(&mut ledger, 1, 1);

@@ -85,7 +85,10 @@ fn used_up_is_an_error_that_exposes_nothing() {
     assert_eq!(requests, []);
     assert_eq!(bounce.from_device(0).unwrap_err(), BounceError::Length);
     assert_eq!(bounce.from_device(0x1001).unwrap_err(), BounceError::Length);
-    assert_eq!(bounce.from_device(usize::MAX).unwrap_err(), BounceError::Length);
+    assert_eq!(
+        bounce.from_device(usize::MAX).unwrap_err(),
+        BounceError::Length
+    );
     assert_eq!(bounce.to_device(&[]).unwrap_err(), BounceError::Length);
     // The other direction is not concerned.
     bounce.to_device(&[1; 0x1000]).unwrap().finish();
@@ -123,8 +126,14 @@ fn who_wants_to_falls_back_to_a_mapping() {
     assert_eq!(&bytes, b"here");
     // SAFETY: as above.
     unsafe { out.finish() }.unwrap();
-    assert_eq!(bounce.to_device_or_map(&[]).unwrap_err(), BounceError::Length);
-    assert_eq!(bounce.from_device_or_map(0).unwrap_err(), BounceError::Length);
+    assert_eq!(
+        bounce.to_device_or_map(&[]).unwrap_err(),
+        BounceError::Length
+    );
+    assert_eq!(
+        bounce.from_device_or_map(0).unwrap_err(),
+        BounceError::Length
+    );
     // What does not fit at all is mapped, too; and what fits is not.
     let large = bounce.from_device_or_map(0x2001).unwrap();
     assert!(matches!(large, Transfer::Mapped(_)));
@@ -147,10 +156,16 @@ fn a_fallback_that_fails_leaves_nothing() {
     let held = bounce.to_device(&[0; 0x1000]).unwrap();
     let before = desk.pages();
     let next = desk.model.ram().allocations();
-    desk.model.ram().refuse(Some(crate::model::memory::Refuse::Only(next)));
-    assert_eq!(bounce.to_device_or_map(&[1]).unwrap_err(), BounceError::OutOfMemory);
+    desk.model
+        .ram()
+        .refuse(Some(crate::model::memory::Refuse::Only(next)));
+    assert_eq!(
+        bounce.to_device_or_map(&[1]).unwrap_err(),
+        BounceError::OutOfMemory
+    );
     desk.model.ram().refuse(None);
-    desk.model.answer_once(is_map, Answer::status(status::NOMEM));
+    desk.model
+        .answer_once(is_map, Answer::status(status::NOMEM));
     let error = bounce.to_device_or_map(&[1]).unwrap_err();
     assert!(matches!(error, BounceError::Map(MapError::Request(_))));
     assert_eq!((desk.pages(), desk.domain.quarantined()), (before, 0));

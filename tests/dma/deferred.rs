@@ -94,7 +94,9 @@ fn what_stays_between_them_is_spared() {
     for mapping in &stays {
         assert_eq!(desk.dma_write(mapping.device_addr().0, b"here"), 4);
     }
-    stays.into_iter().for_each(|m| drop(done(m).unmap().unwrap()));
+    stays
+        .into_iter()
+        .for_each(|m| drop(done(m).unmap().unwrap()));
     desk.assert_empty();
 }
 
@@ -115,7 +117,9 @@ fn more_than_a_batch_takes_a_kick_for_each() {
     let (result, requests, kicks) = desk.cost(|| desk.domain.flush());
     assert_eq!((result, requests.len(), kicks), (Ok(()), 150, 3));
     handles.into_iter().for_each(|h| drop(h.reclaim().unwrap()));
-    stays.into_iter().for_each(|m| drop(done(m).unmap().unwrap()));
+    stays
+        .into_iter()
+        .for_each(|m| drop(done(m).unmap().unwrap()));
     desk.assert_empty();
 }
 

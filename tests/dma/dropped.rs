@@ -27,7 +27,10 @@ fn dropped_in_mid_flight() {
     // Neither the pages nor the addresses are used for anything else, whatever is asked for.
     let mut others = Vec::new();
     for i in 0..40 {
-        let mapping = desk.device.map::<Bidirectional, _>(desk.filled(2, i)).unwrap();
+        let mapping = desk
+            .device
+            .map::<Bidirectional, _>(desk.filled(2, i))
+            .unwrap();
         assert!(!mapping.iova().overlaps(&iova));
         others.push(mapping);
     }
@@ -52,13 +55,19 @@ fn every_kind_of_transfer_is_quarantined_when_it_is_dropped() {
     let desk = Desk::new();
     drop(desk.device.share(desk.alloc(1)).unwrap());
     drop(desk.device.window(desk.alloc(1)).unwrap());
-    drop(desk.device.map::<ToDevice, _>(vec![desk.alloc(1), desk.alloc(1)]).unwrap());
+    drop(
+        desk.device
+            .map::<ToDevice, _>(vec![desk.alloc(1), desk.alloc(1)])
+            .unwrap(),
+    );
     let apart = shuffled(desk.alloc(2), &[1, 0]);
     drop(desk.device.map_apart::<ToDevice, _>(apart).unwrap());
     let reused = desk.device.map::<ToDevice, _>(desk.alloc(1)).unwrap();
     drop(done(reused).reuse());
     let mapping = desk.device.map::<ToDevice, _>(desk.alloc(1)).unwrap();
-    let exchanged = desk.device.exchange::<_, _, _, ToDevice>(done(mapping), desk.alloc(1));
+    let exchanged = desk
+        .device
+        .exchange::<_, _, _, ToDevice>(done(mapping), desk.alloc(1));
     drop(exchanged.unmapped.unwrap());
     drop(exchanged.mapped.unwrap());
     let parked = desk.device.map::<ToDevice, _>(desk.alloc(1)).unwrap();
@@ -117,7 +126,10 @@ fn forgetting_leaks_and_does_nothing_else() {
 
 #[test]
 fn a_full_quarantine_loses_what_comes_and_counts_it() {
-    let mut desk = Desk::with(DomainOptions::new(64).with_quarantine(3), Default::default());
+    let mut desk = Desk::with(
+        DomainOptions::new(64).with_quarantine(3),
+        Default::default(),
+    );
     let mut phys = Vec::new();
     for _ in 0..5 {
         let buffer = desk.alloc(1);
@@ -130,7 +142,9 @@ fn a_full_quarantine_loses_what_comes_and_counts_it() {
     assert_eq!(desk.release(), (5, 0));
     assert_eq!((desk.domain.quarantined(), desk.domain.lost()), (0, 2));
     assert_eq!(desk.pages(), 2);
-    let live = phys.iter().filter(|at| desk.model.ram().is_live(**at, 0x1000));
+    let live = phys
+        .iter()
+        .filter(|at| desk.model.ram().is_live(**at, 0x1000));
     assert_eq!(live.count(), 2);
     // There is room again.
     drop(desk.device.map::<FromDevice, _>(desk.alloc(1)).unwrap());
@@ -183,7 +197,12 @@ fn a_release_drops_each_buffer_once() {
         drops.push(buffer.drops());
         drop(desk.device.map::<FromDevice, _>(buffer).unwrap());
     }
-    let dropped = || drops.iter().map(|d| d.load(Ordering::Relaxed)).collect::<Vec<_>>();
+    let dropped = || {
+        drops
+            .iter()
+            .map(|d| d.load(Ordering::Relaxed))
+            .collect::<Vec<_>>()
+    };
     assert_eq!(dropped(), [0; 8]);
     assert_eq!(desk.release(), (8, 0));
     assert_eq!(dropped(), [1; 8]);

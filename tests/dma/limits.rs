@@ -52,7 +52,9 @@ fn twenty_eight_bits_run_out_and_come_back() {
     let again = desk.device.map::<ToDevice, _>(again).unwrap();
     assert_eq!(again.iova(), iova);
     mappings.push(again);
-    mappings.into_iter().for_each(|m| drop(done(m).unmap().unwrap()));
+    mappings
+        .into_iter()
+        .for_each(|m| drop(done(m).unmap().unwrap()));
     desk.assert_empty();
 }
 
@@ -66,7 +68,11 @@ fn masks_and_limits_that_make_no_sense() {
         error
     };
     for bits in [0, 1, 11, 12] {
-        assert_eq!(attach(DmaLimits::address_bits(bits)), DmaError::Mask, "{bits}");
+        assert_eq!(
+            attach(DmaLimits::address_bits(bits)),
+            DmaError::Mask,
+            "{bits}"
+        );
     }
     let limits = DmaLimits::default();
     for odd in [
@@ -103,22 +109,14 @@ fn a_mask_that_the_reserved_regions_leave_nothing_of() {
         d.unit.endpoints.insert(OTHER, walled);
     });
     let desk = Desk::on(model, 16.into(), Default::default());
-    let device = DmaDevice::attach(
-        &desk.domain,
-        endpoint(OTHER),
-        DmaLimits::address_bits(20),
-    )
-    .unwrap();
+    let device =
+        DmaDevice::attach(&desk.domain, endpoint(OTHER), DmaLimits::address_bits(20)).unwrap();
     let (failure, requests, _) =
         desk.cost(|| device.map::<ToDevice, _>(desk.alloc(1)).unwrap_err());
     drop(refused(failure, MapError::OutOfIova));
     assert_eq!(requests, []);
-    let wide = DmaDevice::attach(
-        &desk.domain,
-        endpoint(OTHER),
-        DmaLimits::address_bits(21),
-    )
-    .unwrap();
+    let wide =
+        DmaDevice::attach(&desk.domain, endpoint(OTHER), DmaLimits::address_bits(21)).unwrap();
     let mapping = wide.map::<ToDevice, _>(desk.alloc(1)).unwrap();
     assert!(mapping.iova().start().0 >= 0x10_0000);
     drop(done(mapping).unmap().unwrap());
@@ -162,7 +160,9 @@ fn alignment_boundary_and_longest_segment() {
             }
             mappings.push(mapping);
         }
-        mappings.into_iter().for_each(|m| drop(done(m).unmap().unwrap()));
+        mappings
+            .into_iter()
+            .for_each(|m| drop(done(m).unmap().unwrap()));
         desk.assert_empty();
     }
 }
@@ -187,7 +187,9 @@ fn as_many_mappings_and_parts_as_there_is_room_for() {
         }
         let failure = desk.device.map::<ToDevice, _>(desk.alloc(1)).unwrap_err();
         drop(refused(failure, MapError::Full));
-        mappings.into_iter().for_each(|m| drop(done(m).unmap().unwrap()));
+        mappings
+            .into_iter()
+            .for_each(|m| drop(done(m).unmap().unwrap()));
         desk.assert_empty();
     }
 }
@@ -211,7 +213,13 @@ fn nothing_wrong_reaches_the_ring() {
         let wide = vec![piece(0, 1 << 62), piece(1 << 63, 1 << 62)];
         let failure = desk.device.map_apart::<ToDevice, _>(Elsewhere(wide));
         refused(failure.unwrap_err(), MapError::OutOfIova);
-        for (start, len) in [(1, 0), (0x800, 0), (0, 1), (0, u64::MAX - 0x1fff), (0x800, 0x800)] {
+        for (start, len) in [
+            (1, 0),
+            (0x800, 0),
+            (0, 1),
+            (0, u64::MAX - 0x1fff),
+            (0x800, 0x800),
+        ] {
             let len = if len > 0x1000 { 0x7ff } else { len };
             let buffer = shuffled(desk.alloc(2), &[0, 1]).with_skew(start, len);
             let failure = desk.device.map_apart::<ToDevice, _>(buffer).unwrap_err();

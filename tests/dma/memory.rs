@@ -136,15 +136,20 @@ fn nothing_is_allocated_once_everything_is_set_up() {
     let count = heap::count(|| {
         for _ in 0..3 {
             // Strict, of one piece and of many, in one run and apart.
-            let mapping = desk.device.map::<FromDevice, _>(buffer.take().unwrap()).unwrap();
+            let mapping = desk
+                .device
+                .map::<FromDevice, _>(buffer.take().unwrap())
+                .unwrap();
             buffer = Some(done(mapping).reuse()).map(|m| done(m).unmap().unwrap());
-            let mapping = desk.device.map_apart::<ToDevice, _>(list.take().unwrap()).unwrap();
+            let mapping = desk
+                .device
+                .map_apart::<ToDevice, _>(list.take().unwrap())
+                .unwrap();
             assert_eq!(mapping.segments().count(), 9);
             // Exchanges.
-            let result = desk.device.exchange::<_, _, _, FromDevice>(
-                done(mapping),
-                next.take().unwrap(),
-            );
+            let result = desk
+                .device
+                .exchange::<_, _, _, FromDevice>(done(mapping), next.take().unwrap());
             list = Some(result.unmapped.unwrap());
             let result = desk.device.exchange::<_, _, _, FromDevice>(
                 done(result.mapped.unwrap()),
@@ -157,11 +162,18 @@ fn nothing_is_allocated_once_everything_is_set_up() {
             desk.domain.flush().unwrap();
             let parked = done(parked.reuse().unwrap()).defer();
             other = Some(parked.reclaim().unwrap());
-            let mapping = desk.device.map::<ToDevice, _>(spare.next().unwrap()).unwrap();
+            let mapping = desk
+                .device
+                .map::<ToDevice, _>(spare.next().unwrap())
+                .unwrap();
             drop(done(mapping).defer());
             assert_eq!(desk.domain.poll(u64::MAX), None);
             // Given up.
-            drop(desk.device.map::<ToDevice, _>(spare.next().unwrap()).unwrap());
+            drop(
+                desk.device
+                    .map::<ToDevice, _>(spare.next().unwrap())
+                    .unwrap(),
+            );
             // Through the pools.
             let out = bounce.to_device(&[1; 100]).unwrap();
             let into = bounce.from_device(100).unwrap();
@@ -188,9 +200,13 @@ fn failures_allocate_nothing_either() {
     let parked = done(desk.device.map::<ToDevice, _>(parked).unwrap()).defer();
     let count = heap::count(|| {
         // Two nodes are left, and three are wanted.
-        let failure = desk.device.map::<ToDevice, _>(list.take().unwrap()).unwrap_err();
+        let failure = desk
+            .device
+            .map::<ToDevice, _>(list.take().unwrap())
+            .unwrap_err();
         list = failure.buffer;
-        desk.model.answer_once(is_unmap, Answer::status(status::DEVERR));
+        desk.model
+            .answer_once(is_unmap, Answer::status(status::DEVERR));
         desk.domain.flush().unwrap_err();
         parked.reclaim().unwrap_err();
         desk.model.answer_once(is_unmap, Answer::never());

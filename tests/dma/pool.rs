@@ -188,7 +188,12 @@ impl World {
                 self.desk.dma_write(self.base + offset as u64, &[0]);
             }
         }
-        for Open { place, number, offset } in &self.open {
+        for Open {
+            place,
+            number,
+            offset,
+        } in &self.open
+        {
             prop_assert_eq!(place.device_addr().0, self.base + *offset as u64);
             let mut bytes = vec![0; place.len()];
             prop_assert!(place.read(0, &mut bytes));
@@ -218,7 +223,8 @@ proptest! {
         let World { open, bounce, desk, .. } = world;
         drop(open);
         // SAFETY: the endpoint is a function of the test.
-        prop_assert!(unsafe { bounce.close() }.is_ok());
+        let closed = unsafe { bounce.close() };
+        prop_assert!(closed.is_ok());
         desk.assert_empty();
     }
 }

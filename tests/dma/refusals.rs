@@ -89,7 +89,10 @@ fn a_way_back_that_is_refused_keeps_the_buffer() {
         let desk = Desk::new();
         let no = Answer::status(status::DEVERR);
         spoil(&desk, k, Answer::status(status::NOMEM), no);
-        let failure = desk.device.map::<FromDevice, _>(list(&desk, 5)).unwrap_err();
+        let failure = desk
+            .device
+            .map::<FromDevice, _>(list(&desk, 5))
+            .unwrap_err();
         assert_eq!(failure.error, MapError::Exposed(REFUSED), "refused at {k}");
         assert!(failure.buffer.is_none());
         // The parts that are mapped lead to memory that nobody else has.
@@ -113,7 +116,10 @@ fn a_list_without_an_answer_at_each_place() {
     for k in 0..5 {
         let desk = Desk::new();
         spoil(&desk, k, Answer::late_effect(), Answer::honest());
-        let failure = desk.device.map::<FromDevice, _>(list(&desk, 5)).unwrap_err();
+        let failure = desk
+            .device
+            .map::<FromDevice, _>(list(&desk, 5))
+            .unwrap_err();
         assert!(matches!(failure.error, MapError::Exposed(_)));
         assert!(failure.buffer.is_none());
         assert_eq!((desk.domain.quarantined(), desk.pages()), (1, 5));
@@ -149,7 +155,9 @@ fn an_exchange_with_a_refusal_at_each_place() {
                 }
             });
             let next = list(&desk, PIECES);
-            let result = desk.device.exchange::<_, _, _, ToDevice>(done(mapping), next);
+            let result = desk
+                .device
+                .exchange::<_, _, _, ToDevice>(done(mapping), next);
             match result.unmapped {
                 Ok(buffer) => {
                     assert!(!refuse_unmap);
@@ -185,7 +193,9 @@ fn an_exchange_with_a_refusal_at_each_place() {
 fn an_exchange_that_cannot_be_planned_ends_all_the_same() {
     let desk = Desk::with(DomainOptions::new(1), Default::default());
     let mapping = desk.device.map::<FromDevice, _>(desk.alloc(1)).unwrap();
-    let result = desk.device.exchange::<_, _, _, ToDevice>(done(mapping), desk.alloc(1));
+    let result = desk
+        .device
+        .exchange::<_, _, _, ToDevice>(done(mapping), desk.alloc(1));
     drop(result.unmapped.unwrap());
     let failure = result.mapped.unwrap_err();
     assert_eq!(failure.error, MapError::Full);
@@ -231,7 +241,9 @@ fn a_refused_flush_quarantines_its_run_and_no_other() {
         assert_eq!(freed, 8);
         assert_eq!(desk.pages(), 4 + 3);
         assert_eq!(desk.release(), (4, 0));
-        between.into_iter().for_each(|m| drop(done(m).unmap().unwrap()));
+        between
+            .into_iter()
+            .for_each(|m| drop(done(m).unmap().unwrap()));
         desk.assert_empty();
     }
 }

@@ -3,17 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use virtio_iommu::dma::{
-    Bounce, BounceOptions, DmaLimits, FromDevice, ToDevice,
-};
+use virtio_iommu::dma::{Bounce, BounceOptions, DmaLimits, FromDevice, ToDevice};
 use virtio_iommu::{DomainOptions, MapError};
 
 use crate::buffers::shuffled;
 use crate::desk::Desk;
+use crate::model::PLAIN;
 use crate::model::memory::Refuse;
 use crate::model::script::Answer;
 use crate::model::spec::status;
-use crate::model::PLAIN;
 use crate::rig::{self, GRANULE, RW};
 use crate::ways::done;
 
@@ -22,7 +20,8 @@ fn a_release_leaves_what_a_handle_still_stands_for() {
     let desk = Desk::new();
     let mapping = desk.device.map::<FromDevice, _>(desk.filled(1, 1)).unwrap();
     let old = done(mapping).defer();
-    desk.model.answer_once(rig::is_unmap, Answer::status(status::DEVERR));
+    desk.model
+        .answer_once(rig::is_unmap, Answer::status(status::DEVERR));
     desk.domain.flush().unwrap_err();
     desk.model.honest();
     assert_eq!(desk.domain.quarantined(), 1);
@@ -67,8 +66,7 @@ fn an_unmap_that_may_yet_come_keeps_its_hole_free() {
     let options = |page: u64| rig::phys(0x100_0000 + page * GRANULE, GRANULE);
     let at = |page: u64| rig::map_at(&desk.domain, page * GRANULE, options(page), RW);
     let list = [at(2).unwrap(), at(4).unwrap()];
-    desk.model
-        .answer_once(rig::is_unmap, Answer::late_effect());
+    desk.model.answer_once(rig::is_unmap, Answer::late_effect());
     desk.domain.unmap_all(&list).unwrap_err();
     assert_eq!(desk.domain.quarantined(), 2);
     // What is mapped now would go with the late UNMAP.
@@ -141,7 +139,9 @@ fn a_place_in_a_pool_keeps_to_the_limits_of_the_endpoint() {
             assert_eq!(first / 0x1000, (next - 1) / 0x1000, "{place:?} is cut");
         }
     }
-    places.into_iter().for_each(virtio_iommu::dma::Bounced::finish);
+    places
+        .into_iter()
+        .for_each(virtio_iommu::dma::Bounced::finish);
     // SAFETY: the endpoint is a function of the test.
     assert!(unsafe { bounce.close() }.is_ok());
     desk.assert_empty();

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use virtio_iommu::dma::{Bidirectional, Bounce, BounceOptions, DmaDevice, FromDevice, ToDevice};
 use virtio_iommu::DomainOptions;
+use virtio_iommu::dma::{Bidirectional, Bounce, BounceOptions, DmaDevice, FromDevice, ToDevice};
 
 use crate::buffers::shuffled;
 use crate::desk::{Buf, Desk, phys_of, wide_model};
@@ -22,7 +22,9 @@ fn leaky() -> Desk {
 /// Everything that the endpoint can read of a buffer that is mapped for writing.
 fn shown(desk: &Desk, buffer: Buf) -> (Vec<u8>, Buf) {
     let mapping = desk.device.map::<FromDevice, _>(buffer).unwrap();
-    let seen = desk.dma_read(mapping.device_addr().0, mapping.len()).unwrap();
+    let seen = desk
+        .dma_read(mapping.device_addr().0, mapping.len())
+        .unwrap();
     (seen, done(mapping).unmap().unwrap())
 }
 
@@ -87,7 +89,8 @@ fn what_one_domain_wrote_is_no_business_of_another() {
         let seen = desk.model.with(|d| d.dma_read(OTHER, at, 0x1000));
         let seen: Vec<u8> = seen.into_iter().map(Option::unwrap).collect();
         assert!(is_zero(&seen), "round {round}: seen by the second");
-        desk.model.with(|d| d.dma_write(OTHER, at, b"of the second"));
+        desk.model
+            .with(|d| d.dma_write(OTHER, at, b"of the second"));
         buffer = done(mapping).unmap().unwrap();
     }
     drop(buffer);
@@ -100,7 +103,10 @@ fn every_piece_of_a_list_is_concealed_by_itself() {
     let mut first = desk.alloc(1);
     first = shown(&desk, first).1;
     let list = vec![first, desk.filled(1, 5), desk.alloc(1), desk.filled(2, 6)];
-    let mapping = desk.device.map::<FromDevice, _>(list.into_boxed_slice()).unwrap();
+    let mapping = desk
+        .device
+        .map::<FromDevice, _>(list.into_boxed_slice())
+        .unwrap();
     let seen = desk.dma_read(mapping.device_addr().0, 0x5000).unwrap();
     assert!(is_zero(&seen));
     drop(done(mapping).unmap().unwrap());
@@ -112,7 +118,9 @@ fn every_piece_of_a_list_is_concealed_by_itself() {
     desk.dma_write(at, b"x");
     let buffer = done(mapping).unmap().unwrap();
     let mapping = desk.device.map::<FromDevice, _>(buffer).unwrap();
-    assert!(is_zero(&desk.dma_read(mapping.device_addr().0, 0x3000).unwrap()));
+    assert!(is_zero(
+        &desk.dma_read(mapping.device_addr().0, 0x3000).unwrap()
+    ));
     drop(done(mapping).unmap().unwrap());
     desk.assert_empty();
 }
@@ -122,10 +130,14 @@ fn an_exchange_conceals_what_comes() {
     let desk = leaky();
     let mapping = desk.device.map::<ToDevice, _>(desk.alloc(1)).unwrap();
     let next = desk.filled(1, 0x77);
-    let result = desk.device.exchange::<_, _, _, FromDevice>(done(mapping), next);
+    let result = desk
+        .device
+        .exchange::<_, _, _, FromDevice>(done(mapping), next);
     drop(result.unmapped.unwrap());
     let mapping = result.mapped.unwrap();
-    assert!(is_zero(&desk.dma_read(mapping.device_addr().0, 0x1000).unwrap()));
+    assert!(is_zero(
+        &desk.dma_read(mapping.device_addr().0, 0x1000).unwrap()
+    ));
     drop(done(mapping).unmap().unwrap());
     desk.assert_empty();
 }

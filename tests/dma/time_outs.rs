@@ -33,7 +33,13 @@ fn an_unmap_without_an_answer() {
         assert!(!mapping.iova().overlaps(&iova));
         drop(done(mapping).unmap().unwrap());
         // A new IOMMU knows nothing of it; the memory stays lost with the domain.
-        let Desk { device, domain, iommu, mut model, .. } = desk;
+        let Desk {
+            device,
+            domain,
+            iommu,
+            mut model,
+            ..
+        } = desk;
         drop((device, domain, iommu));
         model.expect_leak(1);
     }
@@ -91,7 +97,11 @@ fn an_unmap_that_takes_effect_long_after_it_was_given_up() {
     desk.model.answer_once(is_unmap, Answer::late_effect());
     done(mapping).unmap().unwrap_err();
     desk.model.honest();
-    assert_eq!(desk.release(), (0, 1), "the late UNMAP would end a later mapping");
+    assert_eq!(
+        desk.release(),
+        (0, 1),
+        "the late UNMAP would end a later mapping"
+    );
     let mapping = desk.device.map::<ToDevice, _>(desk.alloc(1)).unwrap();
     assert!(!mapping.iova().overlaps(&iova));
     desk.model.with(|d| d.release(1));
@@ -138,7 +148,9 @@ fn an_exchange_without_answers() {
             Request::Map { .. } if map => Answer::never(),
             _ => Answer::honest(),
         });
-        let result = desk.device.exchange::<_, _, _, ToDevice>(done(mapping), desk.alloc(1));
+        let result = desk
+            .device
+            .exchange::<_, _, _, ToDevice>(done(mapping), desk.alloc(1));
         assert_eq!(result.unmapped.is_err(), unmap);
         assert_eq!(result.mapped.is_err(), map);
         if let Err(failure) = &result.mapped {
@@ -218,11 +230,12 @@ fn one_slot_is_enough_for_a_list() {
     options.queue_size = 4;
     let desk = Desk::tuned(Model::new(), 64.into(), Default::default(), options);
     let list: Vec<_> = (0..9).map(|i| desk.filled(1, i)).collect();
-    let (mapping, requests, kicks) =
-        desk.cost(|| desk.device.map::<ToDevice, _>(list).unwrap());
+    let (mapping, requests, kicks) = desk.cost(|| desk.device.map::<ToDevice, _>(list).unwrap());
     assert_eq!((kinds(&requests).as_str(), kicks), ("MMMMMMMMM", 9));
     let next: Vec<_> = (0..3).map(|_| desk.alloc(1)).collect();
-    let result = desk.device.exchange::<_, _, _, FromDevice>(done(mapping), next);
+    let result = desk
+        .device
+        .exchange::<_, _, _, FromDevice>(done(mapping), next);
     drop(result.unmapped.unwrap());
     drop(done(result.mapped.unwrap()).unmap().unwrap());
     desk.assert_empty();
@@ -233,10 +246,14 @@ fn a_refusal_that_was_carried_out_all_the_same() {
     // UNMAP is done, and the device says that it was not.
     let desk = Desk::new();
     let mapping = desk.device.map::<ToDevice, _>(desk.alloc(1)).unwrap();
-    desk.model.answer_once(is_unmap, Answer::done_but_status(status::DEVERR));
+    desk.model
+        .answer_once(is_unmap, Answer::done_but_status(status::DEVERR));
     done(mapping).unmap().unwrap_err();
     desk.model.honest();
-    assert_eq!((desk.domain.quarantined(), desk.at_device(), desk.pages()), (1, 0, 1));
+    assert_eq!(
+        (desk.domain.quarantined(), desk.at_device(), desk.pages()),
+        (1, 0, 1)
+    );
     assert_eq!(desk.release(), (1, 0));
     desk.assert_empty();
 }

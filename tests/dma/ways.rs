@@ -306,10 +306,7 @@ fn without_the_feature_there_is_no_mmio() {
     // SAFETY: nothing is there.
     let (result, requests, _) =
         desk.cost(|| unsafe { desk.device.map_resource::<FromDevice>(bar) });
-    assert_eq!(
-        result.unwrap_err(),
-        virtio_iommu::MapError::MmioUnsupported
-    );
+    assert_eq!(result.unwrap_err(), virtio_iommu::MapError::MmioUnsupported);
     assert_eq!(requests, []);
 }
 
