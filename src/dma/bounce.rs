@@ -10,8 +10,10 @@ use thiserror::Error;
 
 use super::DmaDevice;
 use super::buffer::PageBuf;
+use super::device::Limits;
 use super::direction::{DeviceWrites, Direction, FromDevice, ToDevice};
 use super::mapping::{MapFailure, Mapping};
+use super::segments::Cut;
 use crate::address::{Iova, IovaRange};
 use crate::domain::{MapError, UnmapError};
 use crate::iova::{IovaError, Slot, Space, Wish};
@@ -25,7 +27,8 @@ pub struct BounceOptions {
     pub to_device: usize,
     /// What the endpoint can write, in bytes; 64 KiB by default.
     pub from_device: usize,
-    /// Transfers begin at multiples of so many bytes, a power of two; 64 by default.
+    /// Transfers begin at multiples of so many bytes, a power of two; 64 by default. And at
+    /// multiples of [`DmaLimits::align`](super::DmaLimits::align).
     pub align: usize,
     /// Transfers at once, in each direction; 64 by default.
     pub transfers: usize,
@@ -104,6 +107,8 @@ struct Pool<D: Direction, P: Platform> {
     /// Offsets into it, from `FIRST` on.
     places: Mutex<P::Lock, Space<Use>>,
     unit: u64,
+    /// Of the endpoint.
+    limits: Limits,
 }
 
 /// The address of offset 0 in the space of a pool.
@@ -131,6 +136,7 @@ impl<D: Direction, P: Platform> Pool<D, P> {
             memory: device.map::<D, _>(memory)?,
             places: Mutex::new(places),
             unit,
+            limits: device.limits(),
         })
     }
 
@@ -138,11 +144,16 @@ impl<D: Direction, P: Platform> Pool<D, P> {
         let wanted = len as u64;
         let padded = wanted.checked_next_multiple_of(self.unit);
         let padded = padded.filter(|padded| len != 0 && *padded <= self.memory.len() as u64);
+        let len = padded.ok_or(BounceError::Length)?;
+        // The pool begins at a multiple of both, or is smaller: offsets are as good as addresses.
+        let Limits {
+            align, boundary, ..
+        } = self.limits;
         let wish = Wish {
-            len: padded.ok_or(BounceError::Length)?,
-            align: self.unit,
+            len,
+            align: self.unit.max(align),
             limit: Iova(u64::MAX),
-            boundary: 0,
+            boundary: if len <= boundary { boundary } else { 0 },
         };
         match self.places.lock().alloc(&wish, Use::Transfer) {
             Ok((slot, range)) => Ok((slot, (range.start().0 - FIRST) as usize)),
@@ -198,8 +209,15 @@ impl<P: Platform> Bounce<P> {
     ///
     /// [`BounceError`].
     pub fn new(device: &DmaDevice<P>, options: BounceOptions) -> Result<Self, BounceError> {
-        let to_device = Pool::new(device, options.to_device, options)?;
-        let from_device = Pool::new(device, options.from_device, options)?;
+        let to_device: Pool<ToDevice, P> = Pool::new(device, options.to_device, options)?;
+        let from_device = match Pool::new(device, options.from_device, options) {
+            Ok(pool) => pool,
+            Err(error) => {
+                // SAFETY: nobody has told the endpoint of the pool.
+                drop(unsafe { to_device.memory.complete() });
+                return Err(error);
+            }
+        };
         Ok(Self {
             device: device.clone(),
             to_device: Arc::new(to_device),
@@ -377,6 +395,14 @@ impl<D: Direction, P: Platform> Bounced<D, P> {
         self.len
     }
 
+    /// The addresses as the endpoint takes them, as [`Mapping::segments`].
+    pub fn segments(&self) -> impl Iterator<Item = IovaRange> + '_ {
+        let range = IovaRange::from_len(self.device_addr(), self.len as u64);
+        range
+            .into_iter()
+            .flat_map(|range| Cut::new(range, self.pool.limits))
+    }
+
     /// Copies what is there now. `false`, and nothing is copied, beyond the end.
     #[must_use = "nothing is copied from beyond the end"]
     pub fn read(&self, offset: usize, into: &mut [u8]) -> bool
@@ -409,13 +435,21 @@ impl<D: Direction, P: Platform> Bounced<D, P> {
 }
 
 /// A transfer through a pool, or beside it where the pool was exhausted.
-#[derive(Debug)]
 #[must_use = "a transfer that is dropped is quarantined"]
 pub enum Transfer<D: Direction, P: Platform> {
     /// In the pool.
     Bounced(Bounced<D, P>),
     /// In pages of its own.
     Mapped(Mapping<PageBuf<P>, D, P>),
+}
+
+impl<D: Direction, P: Platform> core::fmt::Debug for Transfer<D, P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Bounced(place) => place.fmt(f),
+            Self::Mapped(pages) => pages.fmt(f),
+        }
+    }
 }
 
 impl<D: Direction, P: Platform> Transfer<D, P> {

@@ -21,9 +21,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 ///     &shared // no references into shared memory
 /// }
 /// ```
-#[derive(Debug)]
 #[must_use = "shared memory that is dropped is quarantined"]
 pub struct Coherent<P: Platform>(Mapping<PageBuf<P>, Bidirectional, P>);
+
+impl<P: Platform> core::fmt::Debug for Coherent<P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Coherent({})", self.0.iova())
+    }
+}
 
 impl<P: Platform> Coherent<P> {
     /// Where the endpoint finds the first byte.
@@ -81,9 +86,14 @@ impl<P: Platform> Coherent<P> {
 ///
 /// Everything in the region is exposed for as long as the window exists: the endpoint is kept out
 /// of all other memory, not out of the neighbours of a buffer.
-#[derive(Debug)]
 #[must_use = "a window that is dropped is quarantined with its memory"]
 pub struct Window<B: DmaBuffer, P: Platform>(Mapping<B, Bidirectional, P>);
+
+impl<B: DmaBuffer, P: Platform> core::fmt::Debug for Window<B, P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Window({})", self.0.iova())
+    }
+}
 
 impl<B: DmaBuffer, P: Platform> Window<B, P> {
     /// Where the endpoint finds `len` bytes from `offset`. `None` if the window does not have them.

@@ -6,6 +6,7 @@ use core::mem::ManuallyDrop;
 use super::buffer::DmaBuffer;
 use super::direction::{DeviceWrites, Direction};
 use super::mapping::{Failed, Live, MapFailure, Mapping, phys, send_one};
+use crate::device::RequestError;
 use crate::domain::{Again, Erased, MapError, ParkError, Place, UnmapError};
 use crate::platform::Platform;
 
@@ -113,7 +114,7 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Deferred<B, D, P> {
             Err(_) => {
                 live.abandon();
                 Err(MapFailure {
-                    error: MapError::Busy,
+                    error: MapError::Exposed(RequestError::Unconfirmed),
                     buffer: None,
                 })
             }

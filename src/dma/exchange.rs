@@ -67,8 +67,8 @@ impl<P: Platform> DmaDevice<P> {
     ) -> (Option<Outcome>, Result<Held, Failed>) {
         let domain = self.domain();
         let planned = domain
-            .draft(phys(next), self.options::<E>(next), 0)
-            .and_then(|draft| domain.plan_beside_end(draft, Owner::Handle, end));
+            .draft(phys(next), self.options::<E>(next, 0), 0)
+            .and_then(|draft| domain.plan_beside_end(draft, Owner::Buffer, end));
         let plan = match planned {
             Ok(plan) => plan,
             Err(error) => return (None, Err(error.into())),

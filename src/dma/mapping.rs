@@ -11,8 +11,11 @@ use super::direction::{DeviceWrites, Direction};
 use super::{DmaDevice, copy};
 use crate::address::{Iova, IovaRange, PhysRange};
 use crate::device::Outcome;
-use crate::domain::{Domain, Erased, Fate, Held, MapError, MapOptions, Owner, Plan, UnmapError};
+use crate::domain::{
+    Domain, Erased, Extent, Fate, Held, MapError, MapOptions, Owner, Plan, UnmapError,
+};
 use crate::platform::Platform;
+use crate::wire::Access;
 
 /// A buffer that was not mapped.
 pub struct MapFailure<B> {
@@ -429,16 +432,29 @@ impl<P: Platform> DmaDevice<P> {
         gap: u64,
     ) -> Result<Held, Failed> {
         let domain = self.domain();
-        let draft = domain.draft(phys(buffer), self.options::<D>(buffer), gap)?;
-        let plan = domain.plan_one(draft, Owner::Handle)?;
+        let draft = domain.draft(phys(buffer), self.options::<D>(buffer, gap), gap)?;
+        let plan = domain.plan_one(draft, Owner::Buffer)?;
         send_one(domain, plan)
     }
 
-    /// What the mapping of a buffer has to be like.
-    pub(super) fn options<D: Direction>(&self, buffer: &impl DmaBuffer) -> MapOptions {
+    /// What the mapping of a buffer has to be like, with holes of `gap` bytes.
+    #[inline]
+    pub(super) fn options<D: Direction>(&self, buffer: &impl DmaBuffer, gap: u64) -> MapOptions {
+        // Without a boundary nobody needs to know.
+        let len = match self.limits().boundary {
+            0 => None,
+            _ => Extent::of(phys(buffer), gap, self.domain().granule())
+                .ok()
+                .map(|extent| extent.len),
+        };
+        self.options_for(D::ACCESS, len)
+    }
+
+    /// What a mapping of `len` bytes, holes included, has to be like.
+    #[inline]
+    pub(super) fn options_for(&self, access: Access, len: Option<u64>) -> MapOptions {
         let limits = self.limits();
-        let len = phys(buffer).try_fold(0_u64, |sum, piece| sum.checked_add(piece.len()?));
-        let mut options = MapOptions::new(D::ACCESS)
+        let mut options = MapOptions::new(access)
             .with_limit(limits.mask)
             .with_align(limits.align);
         // What is longer than from one boundary to the next starts at one, and is cut there.

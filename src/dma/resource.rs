@@ -6,7 +6,7 @@ use core::mem::ManuallyDrop;
 use super::DmaDevice;
 use super::direction::Direction;
 use crate::address::{Iova, IovaRange, PhysRange};
-use crate::domain::{Domain, Erased, Fate, Held, MapError, MapOptions, Owner, UnmapError};
+use crate::domain::{Domain, Erased, Fate, Held, MapError, Owner, UnmapError};
 use crate::platform::Platform;
 use crate::wire::Access;
 
@@ -79,10 +79,7 @@ impl<P: Platform> DmaDevice<P> {
         &self,
         phys: PhysRange,
     ) -> Result<Resource<P>, MapError> {
-        let limits = self.limits();
-        let options = MapOptions::new(D::ACCESS | Access::MMIO)
-            .with_limit(limits.mask)
-            .with_align(limits.align);
+        let options = self.options_for(D::ACCESS | Access::MMIO, phys.len());
         let domain = self.domain();
         let draft = domain.draft(core::iter::once(phys), options, 0)?;
         let plan = domain.plan_one(draft, Owner::Handle)?;

@@ -1,6 +1,7 @@
 //! A mapping as an endpoint takes it: in segments.
 
 use super::buffer::DmaBuffer;
+use super::device::Limits;
 use super::mapping::{Live, phys};
 use crate::address::{Iova, IovaRange};
 use crate::domain::Parts;
@@ -15,21 +16,30 @@ impl<B: DmaBuffer, P: Platform> Live<B, P> {
         let parts = pieces.into_iter().flat_map(move |pieces| {
             Parts::new(pieces, self.held.iova.start(), limits.gap).map(|(part, _)| part)
         });
-        whole.into_iter().chain(parts).flat_map(move |part| Cut {
-            rest: Some(part),
-            boundary: limits.boundary,
-            longest: limits.max_segment,
-        })
+        whole
+            .into_iter()
+            .chain(parts)
+            .flat_map(move |part| Cut::new(part, limits))
     }
 }
 
 /// A range, cut into segments.
-struct Cut {
+pub(super) struct Cut {
     rest: Option<IovaRange>,
     /// 0, or a power of two.
     boundary: u64,
     /// At least 1.
     longest: u64,
+}
+
+impl Cut {
+    pub(super) fn new(range: IovaRange, limits: Limits) -> Self {
+        Self {
+            rest: Some(range),
+            boundary: limits.boundary,
+            longest: limits.max_segment,
+        }
+    }
 }
 
 impl Iterator for Cut {

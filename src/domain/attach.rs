@@ -49,7 +49,10 @@ impl<P: Platform> Domain<P> {
     /// the device has to be told of the mappings.
     fn begin_attach(&self, group: &[EndpointId]) -> Result<Replay, AttachError> {
         let mut state = self.state.lock();
-        if state.changing {
+        // An attempt before this one may have been made, or half made: the device is told of
+        // everything once more, and must not be told of anything else meanwhile.
+        let uncertain = !state.restored && !state.members.is_empty();
+        if state.changing || uncertain && state.ledger.is_busy() {
             return Err(AttachError::Busy);
         }
         let regions = group
@@ -73,8 +76,7 @@ impl<P: Platform> Domain<P> {
                 true => Vec::new(),
                 false => state.in_force(),
             },
-            // An attempt before this one may have been made, or half made.
-            uncertain: !state.restored && !state.members.is_empty(),
+            uncertain,
         };
         state.changing = true;
         state.members.extend(group);

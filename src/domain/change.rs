@@ -112,12 +112,16 @@ impl<T: Spot> Iterator for Runs<'_, T> {
     fn next(&mut self) -> Option<Self::Item> {
         let (first, mut rest) = self.ends.split_first()?;
         let mut run = first.iova();
+        let mut last = run;
         let mut count = 1;
         if let Some(granule) = self.merge {
+            // Only one that follows the last: what is beside the first was not looked at.
             while let Some((next, others)) = rest.split_first()
+                && join(last, next.iova(), granule).is_some()
                 && let Some(longer) = join(run, next.iova(), granule)
             {
                 run = longer;
+                last = next.iova();
                 count += 1;
                 rest = others;
             }
@@ -664,5 +668,36 @@ mod tests {
         assert_eq!(join(a, range(0x1800, 0x2fff), 0x1000), None);
         assert_eq!(join(a, a, 0x1000), None);
         assert_eq!(join(a, b, 0x800), None);
+    }
+
+    #[test]
+    fn runs_go_one_way() {
+        let mut space = crate::iova::Space::new(range(0x1000, 0xffff), 0x1000, 0, 8).unwrap();
+        let mut held = |page: u64| {
+            let iova = range(page * 0x1000, page * 0x1000 + 0xfff);
+            let slot = space.take(iova, ()).unwrap();
+            Held { slot, iova }
+        };
+        let [a, b, c, d] = [held(2), held(4), held(6), held(9)];
+        let runs = |ends: &[Held], merge| {
+            let runs = Runs { ends, merge };
+            runs.map(|(run, count)| (run.start().0, run.end().0, count))
+                .collect::<alloc::vec::Vec<_>>()
+        };
+        let merge = Some(0x1000);
+        assert_eq!(
+            runs(&[a, b, c, d], merge),
+            [(0x2000, 0x6fff, 3), (0x9000, 0x9fff, 1)]
+        );
+        assert_eq!(
+            runs(&[d, c, b, a], merge),
+            [(0x9000, 0x9fff, 1), (0x2000, 0x6fff, 3)]
+        );
+        assert_eq!(
+            runs(&[b, c, a], merge),
+            [(0x4000, 0x6fff, 2), (0x2000, 0x2fff, 1)]
+        );
+        assert_eq!(runs(&[a, b], None).len(), 2);
+        assert_eq!(runs(&[], merge), []);
     }
 }

@@ -235,16 +235,17 @@ impl<P: Platform> Domain<P> {
             if state.is_exclusive() || state.parked.flushing {
                 return Err(UnmapError::Busy);
             }
-            if state.parked.oldest == NONE {
-                return Ok(());
-            }
             state.parked.flushing = true;
         }
         let mut failure = None;
-        while let Some(error) = self.flush_some() {
-            failure = failure.or(error.err());
+        while let Some(outcome) = self.flush_some() {
+            failure = failure.or(outcome.err());
         }
-        self.state.lock().parked.flushing = false;
+        let left = {
+            let mut state = self.state.lock();
+            state.parked.flushing = false;
+            state.is_exclusive() && state.parked.oldest != NONE
+        };
         loop {
             let buffer = self.state.lock().take_revoked();
             // Without a lock: this runs code of whoever made the buffer.
@@ -252,10 +253,14 @@ impl<P: Platform> Domain<P> {
                 break;
             }
         }
-        failure.map_or(Ok(()), |error| Err(UnmapError::Quarantined(error)))
+        match failure {
+            Some(error) => Err(UnmapError::Quarantined(error)),
+            None if left => Err(UnmapError::Busy),
+            None => Ok(()),
+        }
     }
 
-    /// Sends up to [`BATCH`] UNMAPs; `None` when nothing is parked.
+    /// Sends up to [`BATCH`] UNMAPs; `None` when nothing is parked, or the domain is busy.
     fn flush_some(&self) -> Option<Outcome> {
         let mut slots = [None; BATCH];
         let mut runs = [None::<IovaRange>; BATCH];

@@ -59,13 +59,16 @@ impl Ledger {
         // An UNMAP that is on its way may cover the hole beside the mapping that it ends.
         let wide = self.with_margin(iova);
         let (below, above) = self.space.neighbours(iova);
-        let flushing = |slot: Option<Slot>| {
-            slot.is_some_and(|slot| {
-                matches!(self.state(slot), Some(State::Unmapping | State::Flushing))
-                    && self.space.range(slot).is_some_and(|it| it.overlaps(&wide))
-            })
+        let state = |slot: Option<Slot>| {
+            let slot = slot?;
+            let near = self.space.range(slot)?.overlaps(&wide);
+            near.then(|| self.state(slot)).flatten()
         };
-        if flushing(below) || flushing(above) {
+        let (below, above) = (state(below), state(above));
+        let ending = |state| matches!(state, Some(State::Unmapping | State::Flushing));
+        // And if it was never confirmed, both of its sides are in quarantine.
+        let doubtful = |state| state == Some(State::Quarantined);
+        if ending(below) || ending(above) || doubtful(below) && doubtful(above) {
             return Err(IovaError::InUse);
         }
         let slot = self.space.take(iova, record)?;
@@ -121,6 +124,21 @@ impl Ledger {
                 true
             }
             _ => false,
+        }
+    }
+
+    /// Whether somebody has yet to say what becomes of the memory of a mapping.
+    pub(crate) fn is_owned(&self, slot: Slot) -> bool {
+        let record = self.space.get(slot);
+        record.is_some_and(|record| record.owner() == Owner::Buffer)
+    }
+
+    /// Notes that whoever had the memory of a mapping has said what becomes of it.
+    pub(crate) fn disown(&mut self, slot: Slot) {
+        if let Some(record) = self.space.get(slot)
+            && record.owner() == Owner::Buffer
+        {
+            self.space.set(slot, record.with_owner(Owner::Handle));
         }
     }
 
@@ -315,6 +333,30 @@ mod tests {
     }
 
     #[test]
+    fn memory_has_an_owner_until_somebody_says_what_becomes_of_it() {
+        let mut ledger = ledger(2);
+        let record = Record::new(PhysAddr(0x5000), Access::WRITE, Owner::Buffer);
+        let slot = ledger.insert_at(range(0x1000, 0x1fff), record).unwrap();
+        assert!(ledger.is_owned(slot));
+        assert_eq!(ledger.find_raw(range(0x1000, 0x1fff)), None);
+        assert!(ledger.transition(slot, State::Mapping, State::Mapped));
+        for _ in 0..2 {
+            ledger.disown(slot);
+            assert!(!ledger.is_owned(slot));
+            assert_eq!(ledger.find_raw(range(0x1000, 0x1fff)), None);
+        }
+        let at = ledger.translate(Iova(0x1000));
+        assert_eq!(at, Some((PhysAddr(0x5000), Access::WRITE)));
+        // What anybody may end stays so.
+        let raw = map(&mut ledger, 3, 1);
+        ledger.disown(raw);
+        assert_eq!(ledger.find_raw(range(0x3000, 0x3fff)), Some(raw));
+        ledger.remove(slot);
+        ledger.disown(slot);
+        assert!(!ledger.is_owned(slot));
+    }
+
+    #[test]
     fn translations_byte_by_byte() {
         let mut ledger = ledger(8);
         map(&mut ledger, 1, 1);
@@ -380,6 +422,15 @@ mod tests {
         }
         assert!(ledger.insert_at(range(0xd000, 0xdfff), record).is_ok());
         assert_eq!(ledger.state(e), Some(State::Mapped));
+        // Even if nobody waits for it any more.
+        for slot in [a, b, c, d] {
+            assert!(ledger.transition(slot, State::Flushing, State::Quarantined));
+        }
+        let hole = range(0x3000, 0x3fff);
+        assert_eq!(ledger.insert_at(hole, record), Err(IovaError::InUse));
+        assert!(ledger.insert_at(range(0x7000, 0x7fff), record).is_ok());
+        ledger.remove(b);
+        assert!(ledger.insert_at(hole, record).is_ok());
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use quarantine::Released;
 pub(crate) use change::{Fate, Held, Plan};
 pub(crate) use deferred::{Again, ParkError, Place};
 pub(crate) use erased::Erased;
-pub(crate) use parts::Parts;
+pub(crate) use parts::{Extent, Parts};
 pub(crate) use record::Owner;
 
 use crate::address::{DomainId, EndpointId, Iova, IovaRange, PhysAddr};
@@ -253,6 +253,8 @@ impl<P: Platform> Drop for Domain<P> {
                 break;
             }
         }
+        // What was only waiting for its UNMAP is not lost.
+        let _ = self.flush();
         let state = self.state.get_mut();
         if !state.pens.is_empty() {
             // An endpoint may be using it, and nobody can say any more that it does not.

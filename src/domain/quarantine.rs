@@ -32,7 +32,8 @@ impl Pen {
 /// What a release of the quarantine did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Released {
-    /// Mappings whose addresses, and memory, are free again.
+    /// Mappings whose addresses, and memory, are free again, or belong to their
+    /// [`Deferred`](crate::dma::Deferred) alone.
     pub released: usize,
     /// Mappings that stay, because the IOMMU may still translate them.
     pub kept: usize,
@@ -42,6 +43,7 @@ impl DomainState {
     /// Keeps the memory of a mapping until the mapping is released. Without room it is lost for
     /// good, which is counted.
     pub(super) fn pen(&mut self, slot: Slot, buffer: Erased) {
+        self.ledger.disown(slot);
         if self.pens.len() < self.pens.capacity() {
             self.pens.push(Pen { slot, buffer });
         } else {
@@ -78,6 +80,7 @@ impl<P: Platform> Domain<P> {
     /// unmapped, and quarantined with its memory.
     pub(crate) fn abandon(&self, held: Held, buffer: Erased) {
         let outcome = self.revoke(held);
+        self.make_pen_room();
         let mut state = self.state.lock();
         let end = match outcome {
             Ok(()) => State::Retired,
@@ -87,6 +90,14 @@ impl<P: Platform> Domain<P> {
             state.ledger.transition(held.slot, from, end);
         }
         state.pen(held.slot, buffer);
+    }
+
+    /// Memory that waits for nothing but an UNMAP makes room for what has to wait for longer.
+    fn make_pen_room(&self) {
+        let full = !self.state.lock().has_pen();
+        if full {
+            let _ = self.flush();
+        }
     }
 
     /// Unmaps a mapping and keeps its addresses. Waits while the domain is busy.
@@ -111,7 +122,13 @@ impl<P: Platform> Domain<P> {
 
     /// Keeps the memory of a mapping that failed to end, or to begin: it is quarantined already.
     pub(crate) fn keep(&self, held: Held, buffer: Erased) {
-        self.state.lock().pen(held.slot, buffer);
+        self.make_pen_room();
+        let mut state = self.state.lock();
+        // Released in the meantime: it waits for the next time.
+        state
+            .ledger
+            .transition(held.slot, State::Revoked, State::Retired);
+        state.pen(held.slot, buffer);
     }
 
     /// How many mappings the endpoints may still use although they were given up, with their
@@ -161,14 +178,14 @@ impl<P: Platform> Domain<P> {
                 released += 1;
             }
         }
+        let kept = {
+            let mut state = self.state.lock();
+            state.releasing = false;
+            state.ledger.count(State::Quarantined)
+        };
         // Without a lock: this runs code of whoever made the buffers.
         drop(buffers);
-        let mut state = self.state.lock();
-        state.releasing = false;
-        Released {
-            released,
-            kept: state.ledger.count(State::Quarantined),
-        }
+        Released { released, kept }
     }
 
     /// Whether the device certainly does not translate a quarantined mapping, after another UNMAP.
@@ -203,8 +220,14 @@ impl DomainState {
             .collect()
     }
 
-    /// Frees the addresses of a mapping, and hands out its memory, if it was kept.
+    /// Frees the addresses of a mapping, and hands out its memory, if it was kept. If somebody has
+    /// the memory still, and the addresses with it, they learn that the mapping has ended.
     fn free_kept(&mut self, held: Held) -> Option<Erased> {
+        if self.ledger.is_owned(held.slot) {
+            self.ledger
+                .transition(held.slot, State::Quarantined, State::Revoked);
+            return None;
+        }
         self.ledger.remove(held.slot);
         self.take_pen(held.slot)
     }

@@ -54,8 +54,10 @@ impl State {
 pub(crate) enum Owner {
     /// Whoever knows its addresses.
     Raw,
-    /// A value that stands for it: a mapping with its buffer, a doorbell.
+    /// A value that stands for it: a doorbell, or a mapping whose memory is nobody's business.
     Handle,
+    /// A value that stands for it and for its memory, and that has yet to say what becomes of both.
+    Buffer,
 }
 
 /// One mapping: where it leads, what is allowed, whose it is, and its state.
@@ -70,17 +72,15 @@ const STATE_SHIFT: u32 = 3;
 const STATE: u64 = 0b111 << STATE_SHIFT;
 const HANDLE: u64 = 1 << 6;
 const SCATTERED: u64 = 1 << 7;
+const BUFFER: u64 = 1 << 8;
+const OWNER: u64 = HANDLE | BUFFER;
 const PHYS: u64 = !0xfff;
 
 impl Record {
     /// A mapping that is about to be made.
     pub(crate) const fn new(phys: PhysAddr, access: Access, owner: Owner) -> Self {
-        let owner = match owner {
-            Owner::Raw => 0,
-            Owner::Handle => HANDLE,
-        };
         let state = (State::Mapping as u64) << STATE_SHIFT;
-        Self(phys.0 & PHYS | access.bits() as u64 & ACCESS | owner | state)
+        Self(phys.0 & PHYS | access.bits() as u64 & ACCESS | state).with_owner(owner)
     }
 
     /// The same, for one that leads to several places.
@@ -102,10 +102,20 @@ impl Record {
     }
 
     pub(crate) const fn owner(self) -> Owner {
-        match self.0 & HANDLE {
+        match self.0 & OWNER {
             0 => Owner::Raw,
-            _ => Owner::Handle,
+            HANDLE => Owner::Handle,
+            _ => Owner::Buffer,
         }
+    }
+
+    pub(crate) const fn with_owner(self, owner: Owner) -> Self {
+        let owner = match owner {
+            Owner::Raw => 0,
+            Owner::Handle => HANDLE,
+            Owner::Buffer => BUFFER,
+        };
+        Self(self.0 & !OWNER | owner)
     }
 
     pub(crate) const fn is_scattered(self) -> bool {
@@ -130,7 +140,7 @@ mod tests {
             Access::MMIO | Access::WRITE,
             Access::all(),
         ] {
-            for owner in [Owner::Raw, Owner::Handle] {
+            for owner in [Owner::Raw, Owner::Handle, Owner::Buffer] {
                 let record = Record::new(phys, access, owner);
                 assert_eq!(record.state(), State::Mapping);
                 for state in State::ALL {
@@ -140,6 +150,9 @@ mod tests {
                     assert_eq!(record.access(), access);
                     assert_eq!(record.owner(), owner);
                     assert!(!record.is_scattered());
+                    let disowned = record.with_owner(Owner::Handle);
+                    assert_eq!(disowned.owner(), Owner::Handle);
+                    assert_eq!(disowned.with_owner(owner), record);
                 }
                 let scattered = Record::scattered(access, owner).with_state(State::Parked);
                 assert!(scattered.is_scattered());

@@ -356,7 +356,7 @@ impl<V: Copy> Space<V> {
     }
 
     /// Whether no range is in use.
-    #[cfg(any(test, feature = "internals"))]
+    #[cfg(feature = "internals")]
     pub fn is_empty(&self) -> bool {
         self.used == 0
     }
@@ -393,7 +393,7 @@ impl<V: Copy> Space<V> {
     }
 
     /// Bytes per range in use, with a value of 8 bytes.
-    #[cfg(any(test, feature = "internals"))]
+    #[cfg(feature = "internals")]
     pub const NODE_SIZE: usize = super::node::NODE_SIZE;
 
     #[cfg(test)]

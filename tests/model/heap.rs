@@ -6,6 +6,8 @@ use std::cell::Cell;
 thread_local! {
     /// Allocations of this thread, while they are counted.
     static COUNTED: Cell<Option<u64>> = const { Cell::new(None) };
+    /// Allocations of this thread until one fails.
+    static FAILS: Cell<Option<u64>> = const { Cell::new(None) };
     /// How deep this thread is inside the model, whose allocations do not count.
     static INSIDE: Cell<u32> = const { Cell::new(0) };
 }
@@ -13,20 +15,26 @@ thread_local! {
 /// The allocator of every binary that compiles the model.
 pub struct CountingHeap;
 
-fn note() {
+/// Counts an allocation; `false` if it has to fail.
+fn note() -> bool {
     // A thread that ends has no counters any more.
     let inside = INSIDE.try_with(Cell::get).unwrap_or(1) > 0;
-    if !inside {
-        let _ = COUNTED.try_with(|counted| {
-            counted.set(counted.get().map(|count| count + 1));
-        });
+    if inside {
+        return true;
     }
+    let _ = COUNTED.try_with(|counted| {
+        counted.set(counted.get().map(|count| count + 1));
+    });
+    let left = FAILS.try_with(|fails| fails.replace(fails.get().and_then(|k| k.checked_sub(1))));
+    left != Ok(Some(0))
 }
 
 // SAFETY: all work is done by `System`; the counters do not allocate.
 unsafe impl GlobalAlloc for CountingHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note();
+        if !note() {
+            return std::ptr::null_mut();
+        }
         // SAFETY: the caller's contract is that of `System`.
         unsafe { System.alloc(layout) }
     }
@@ -45,6 +53,14 @@ pub fn count(work: impl FnOnce()) -> u64 {
     COUNTED.set(Some(0));
     work();
     COUNTED.take().unwrap_or(0)
+}
+
+/// Does `work`, whose `k`-th allocation, counted from 0 and without those of the model, fails; and
+/// tells whether it came to that. An allocation that cannot fail ends the process.
+pub fn fail_at<R>(k: u64, work: impl FnOnce() -> R) -> (R, bool) {
+    FAILS.set(Some(k));
+    let result = work();
+    (result, FAILS.take().is_none())
 }
 
 /// While it lives, this thread is inside the model.

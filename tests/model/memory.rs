@@ -133,6 +133,9 @@ impl GuestRam {
                 .record("PLATFORM", format!("alignment {align:#x} asked for"));
             return None;
         }
+        if pages as u64 > REGION_LEN / PAGE {
+            return None;
+        }
         let phys = book.next.next_multiple_of(align as u64);
         let guard = phys + pages as u64 * PAGE;
         assert!(
