@@ -1,5 +1,6 @@
 //! What is booted: the scenarios of the kernel, the machine that each needs, and what its trace must show.
 
+use super::disk::Disk;
 use super::expect::{Expect, Kind, Region, WantedFault};
 use super::request::Range;
 use super::verdict::Wanted;
@@ -39,6 +40,8 @@ pub struct Scenario {
     pub devices: &'static [&'static str],
     /// Arguments of QEMU that an architecture needs besides.
     pub machine: fn(Arch) -> &'static [&'static str],
+    /// What is on the drive `disk`, if a device has it.
+    pub disk: Option<Disk>,
     /// How time passes.
     pub clock: Clock,
     /// Checks that may be skipped.
@@ -72,6 +75,7 @@ const BASE: Scenario = Scenario {
     boot: Boot::Scenario,
     devices: &["-device", IOMMU, "-device", EDU],
     machine: |_| &[],
+    disk: None,
     clock: Clock::Instructions,
     skips: &[],
     expect: plain,
