@@ -661,6 +661,62 @@ pub const SCENARIOS: &[Scenario] = &[
         ..BASE
     },
     Scenario {
+        name: "dma-strict",
+        expect: |arch| Expect {
+            maps: 7,
+            faults: &[UNMAPPED, READ, WRITTEN],
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        name: "dma-scatter",
+        expect: |arch| Expect {
+            maps: 28,
+            faults: &[UNMAPPED],
+            merged: 6,
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        name: "dma-deferred",
+        expect: |arch| Expect {
+            maps: 20,
+            faults: &[UNMAPPED],
+            merged: 8,
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        name: "dma-bounce",
+        expect: |arch| Expect {
+            maps: 5,
+            faults: &[UNMAPPED, WRITTEN],
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        name: "dma-coherent",
+        expect: |arch| Expect {
+            maps: 3,
+            faults: &[UNMAPPED],
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        name: "dma-window",
+        expect: |arch| Expect {
+            maps: 3,
+            faults: &[UNMAPPED],
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
         // The machine of `cargo xtask run`.
         name: "demo",
         boot: Boot::Demo,
