@@ -717,6 +717,29 @@ pub const SCENARIOS: &[Scenario] = &[
         ..BASE
     },
     Scenario {
+        name: "late-dma",
+        devices: &[
+            "-device",
+            IOMMU,
+            "-device",
+            "virtio-blk-pci,drive=disk,iommu_platform=on,disable-legacy=on",
+        ],
+        // Four sectors a second: one that follows eight others waits for two seconds.
+        disk: Some(Disk {
+            options: "throttling.iops-total=4,throttling.iops-size=512",
+            sectors: 128,
+            written: 9,
+        }),
+        // The throttle has the time of the host.
+        clock: Clock::Host,
+        expect: |arch| Expect {
+            maps: 11,
+            faults: &[WITHOUT_DOMAIN],
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
         // The machine of `cargo xtask run`.
         name: "demo",
         boot: Boot::Demo,

@@ -20,6 +20,7 @@
 //! | `msi-unmapped` | IOMMU, `edu`; `aia=aplic-imsic` |
 //! | `doorbell-refused` | as `msi-unmapped`, with a reserved region over the doorbell |
 //! | `dma-…` | IOMMU, `edu` |
+//! | `late-dma` | IOMMU, a throttled virtio-blk disk |
 //! | `not-behind` | IOMMU, `edu`, entropy device on virtio-mmio |
 //! | `clock` | `edu` |
 //! | `config-ports` (x86_64) | any |
@@ -40,6 +41,7 @@ mod groups;
 mod interrupts;
 mod isolation;
 mod lab;
+mod late_dma;
 mod limits;
 mod messages;
 mod pipeline;
@@ -91,6 +93,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("dma-bounce", dma_bounce::run),
     ("dma-coherent", dma_shared::coherent),
     ("dma-window", dma_shared::window),
+    ("late-dma", late_dma::run),
     ("selftest-pass", selftest::pass),
     ("selftest-fail", selftest::fail),
     ("selftest-panic", selftest::panic),
