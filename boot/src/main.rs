@@ -13,7 +13,8 @@
 //! | [`lock`], [`interrupts`] | who may interrupt whom, and how to wait for it |
 //! | [`cpus`] | what each CPU has of its own, and how the second one is put to work |
 //! | [`platform`] | what the driver under test gets from this kernel |
-//! | [`config_space`], [`machine`], [`edu`] | PCI, the IOMMU, and the device that does DMA |
+//! | [`config_space`], [`machine`] | PCI, the IOMMU |
+//! | [`edu`], [`blk`] | the devices that do DMA |
 //! | [`demo`], [`scenarios`], [`bench`] | what runs |
 
 #![no_std]
@@ -25,6 +26,7 @@ extern crate alloc;
 mod acpi;
 mod arch;
 mod bench;
+mod blk;
 mod buffer;
 mod clock;
 mod command_line;

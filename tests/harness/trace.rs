@@ -204,6 +204,8 @@ fn expectations_are_looked_at() {
         with(|expect| expect.batches = &[(Kind::Map, 1)]),
         [Finding::NoBatch(Kind::Map, 1)]
     );
+    assert_eq!(with(|expect| expect.merged = 1), []);
+    assert_eq!(with(|expect| expect.merged = 2), [Finding::NotMerged(1)]);
     assert_eq!(audit(&Trace::default(), &[], &Expect::NO_IOMMU), []);
     assert_eq!(audit(&Trace::default(), &[], &EXPECT), [Finding::Absent]);
 }

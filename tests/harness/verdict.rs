@@ -1,6 +1,7 @@
 //! The verdict of made-up runs: only exit code 33, a whole record and an agreeing trace together are green.
 
 use crate::records::GOOD;
+use crate::support::disk::{Disk, WrongSector};
 use crate::support::expect::Expect;
 use crate::support::finding::Finding;
 use crate::support::records::Flaw;
@@ -27,6 +28,7 @@ fn run() -> Run {
         stderr: b"qemu-system-riscv64: a warning\n".to_vec(),
         trace: Some(String::new()),
         elapsed: Duration::from_millis(250),
+        wrong_sector: None,
     }
 }
 
@@ -60,7 +62,7 @@ fn names(reasons: &[Reason]) -> Vec<String> {
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 13] = [
+    let tests: [(&str, fn()); 15] = [
         ("green", green),
         ("every_other_exit_code_is_red", every_other_exit_code_is_red),
         ("a_perfect_log_does_not_help", a_perfect_log_does_not_help),
@@ -73,6 +75,11 @@ pub fn trials() -> Vec<Trial> {
         ("demo", demo),
         ("trace_is_judged", trace_is_judged),
         ("trace_of_the_demo", trace_of_the_demo),
+        ("disk_is_judged", disk_is_judged),
+        (
+            "a_disk_is_what_the_guest_left",
+            a_disk_is_what_the_guest_left,
+        ),
         ("explanation", explanation),
     ];
     let trial = |(name, test): (&str, fn())| {
@@ -127,6 +134,36 @@ fn exit_33_does_not_help() {
         matches!(&miscounted[..], [Reason::Log(broken)] if matches!(broken.flaw, Flaw::Counts { .. }))
     );
     assert_eq!(with(|run| run.trace = None), [Reason::NoTrace]);
+}
+
+fn disk_is_judged() {
+    let wrong = WrongSector(7);
+    assert_eq!(
+        with(|run| run.wrong_sector = Some(wrong)),
+        [Reason::Disk(wrong)]
+    );
+}
+
+fn a_disk_is_what_the_guest_left() {
+    let disk = Disk {
+        options: "",
+        sectors: 4,
+        written: 2,
+    };
+    let file = std::env::temp_dir().join(format!("viommu-disk-{}", std::process::id()));
+    disk.create(&file).expect("a file");
+    let mut image = std::fs::read(&file).expect("a file");
+    std::fs::remove_file(&file).expect("a file");
+    assert_eq!(image.len(), 4 * 512);
+    assert_eq!(image[..8], 0x9e37_79b9_7f4a_7c15_u64.to_le_bytes());
+    assert_eq!(disk.judge(&image), Some(WrongSector(2)));
+    image[2 * 512..3 * 512]
+        .iter_mut()
+        .for_each(|byte| *byte = !*byte);
+    assert_eq!(disk.judge(&image), None);
+    assert_eq!(disk.judge(&image[..3 * 512]), Some(WrongSector(3)));
+    image[511] ^= 1;
+    assert_eq!(disk.judge(&image), Some(WrongSector(0)));
 }
 
 fn failed_check() {

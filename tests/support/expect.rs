@@ -50,6 +50,8 @@ pub struct Expect {
     pub faults: &'static [WantedFault],
     /// A kick of the request queue that made the device do exactly this many of this kind, and nothing else.
     pub batches: &'static [(Kind, usize)],
+    /// Mappings that one of the UNMAPs removed, at least.
+    pub merged: usize,
     /// Whether the device works in a thread of its own, which QEMU wakes up once by itself at each start.
     pub in_thread: bool,
     /// How often the device goes from the requests of one CPU to those of another, at least; with 0, one CPU sends all
@@ -78,6 +80,7 @@ impl Expect {
         attached: &[],
         faults: &[],
         batches: &[],
+        merged: 0,
         in_thread: false,
         turns: 0,
         reserved: None,

@@ -74,6 +74,8 @@ pub enum Finding {
     },
     /// No kick carried this many requests of this kind.
     NoBatch(Kind, usize),
+    /// No UNMAP removed so many mappings at once; the most are these.
+    NotMerged(usize),
     /// More notifications of the request queue than requests: of those that leave no trace, or of all where the device
     /// works in a thread of its own.
     Kicks {
@@ -178,6 +180,7 @@ impl fmt::Display for Finding {
             Self::NoBatch(kind, count) => {
                 write!(f, "no kick made the device do {count} requests {kind:?}")
             }
+            Self::NotMerged(most) => write!(f, "no UNMAP removed more than {most} mappings"),
             Self::Kicks { kicks, requests } => {
                 write!(
                     f,

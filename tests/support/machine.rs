@@ -1,5 +1,6 @@
 //! Boots a scenario under QEMU, once, and keeps all that it said.
 
+use super::disk::WrongSector;
 use super::scenarios::{Clock, Scenario};
 use super::trace;
 use super::verdict::{End, Run};
@@ -113,12 +114,25 @@ pub fn boot(host: &Host, scenario: &Scenario, append: &str, limit: Duration) -> 
         command.args(["-trace", pattern]);
     }
     let name = format!("{}-{}", host.qemu.arch, scenario.name);
-    watch(command, &host.qemu.version.to_string(), &name, limit)
+    let version = host.qemu.version.to_string();
+    let Some(disk) = scenario.disk else {
+        return watch(command, &version, &name, limit);
+    };
+    let image = Scratch::new(&name, "img");
+    // If it cannot be written, QEMU says that it is not there.
+    let _ = disk.create(&image.file);
+    command.args(disk.arguments(&image.file));
+    let run = watch(command, &version, &name, limit);
+    let left = fs::read(&image.file);
+    Run {
+        wrong_sector: left.map_or(Some(WrongSector(0)), |image| disk.judge(&image)),
+        ..run
+    }
 }
 
 /// Runs a command as a VM that may write a trace: the file behind `-D` is added here.
 pub fn watch(mut command: Command, version: &str, name: &str, limit: Duration) -> Run {
-    let trace = Scratch::new(name);
+    let trace = Scratch::new(name, "trace");
     command.arg("-D").arg(&trace.file);
     let limits = Limits {
         wall: limit,
@@ -142,6 +156,7 @@ pub fn watch(mut command: Command, version: &str, name: &str, limit: Duration) -
             .ok()
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
         elapsed: outcome.elapsed,
+        wrong_sector: None,
     }
 }
 
@@ -151,10 +166,10 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(name: &str) -> Self {
+    fn new(name: &str, extension: &str) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{name}-{}-{number}.trace", std::process::id());
+        let name = format!("{name}-{}-{number}.{extension}", std::process::id());
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         Self { file }
     }

@@ -9,12 +9,14 @@
 //! | [`expect`], [`audit`], [`tally`], [`finding`] | trace against record, record against account, both against what a scenario is for |
 //! | [`scenarios`] | what is booted, on which machine |
 //! | [`bench`] | the benchmark in the guest: the machine, and what it must tell |
+//! | [`disk`] | what the guest finds on its disk, and leaves there |
 //! | [`machine`], [`suite`] | boots it, as a trial |
 //! | [`verdict`] | green or red, and why |
 
 pub mod audit;
 pub mod bench;
 pub mod book;
+pub mod disk;
 pub mod expect;
 pub mod finding;
 pub mod machine;

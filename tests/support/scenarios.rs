@@ -1,5 +1,6 @@
 //! What is booted: the scenarios of the kernel, the machine that each needs, and what its trace must show.
 
+use super::disk::Disk;
 use super::expect::{Expect, Kind, Region, WantedFault};
 use super::request::Range;
 use super::verdict::Wanted;
@@ -39,6 +40,8 @@ pub struct Scenario {
     pub devices: &'static [&'static str],
     /// Arguments of QEMU that an architecture needs besides.
     pub machine: fn(Arch) -> &'static [&'static str],
+    /// What is on the drive `disk`, if a device has it.
+    pub disk: Option<Disk>,
     /// How time passes.
     pub clock: Clock,
     /// Checks that may be skipped.
@@ -72,6 +75,7 @@ const BASE: Scenario = Scenario {
     boot: Boot::Scenario,
     devices: &["-device", IOMMU, "-device", EDU],
     machine: |_| &[],
+    disk: None,
     clock: Clock::Instructions,
     skips: &[],
     expect: plain,
@@ -652,6 +656,85 @@ pub const SCENARIOS: &[Scenario] = &[
             failed_starts: 1,
             endpoints: &[0x8, 0x100],
             faults: &[UNMAPPED, WITHOUT_DOMAIN],
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        name: "dma-strict",
+        expect: |arch| Expect {
+            maps: 7,
+            faults: &[UNMAPPED, READ, WRITTEN],
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        name: "dma-scatter",
+        expect: |arch| Expect {
+            maps: 28,
+            faults: &[UNMAPPED],
+            merged: 6,
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        name: "dma-deferred",
+        expect: |arch| Expect {
+            maps: 20,
+            faults: &[UNMAPPED],
+            merged: 8,
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        name: "dma-bounce",
+        expect: |arch| Expect {
+            maps: 5,
+            faults: &[UNMAPPED, WRITTEN],
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        name: "dma-coherent",
+        expect: |arch| Expect {
+            maps: 3,
+            faults: &[UNMAPPED],
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        name: "dma-window",
+        expect: |arch| Expect {
+            maps: 3,
+            faults: &[UNMAPPED],
+            ..machine(arch)
+        },
+        ..BASE
+    },
+    Scenario {
+        name: "late-dma",
+        devices: &[
+            "-device",
+            IOMMU,
+            "-device",
+            "virtio-blk-pci,drive=disk,iommu_platform=on,disable-legacy=on",
+        ],
+        // Four sectors a second: one that follows eight others waits for two seconds.
+        disk: Some(Disk {
+            options: "throttling.iops-total=4,throttling.iops-size=512",
+            sectors: 128,
+            written: 9,
+        }),
+        // The throttle has the time of the host.
+        clock: Clock::Host,
+        expect: |arch| Expect {
+            maps: 11,
+            faults: &[WITHOUT_DOMAIN],
             ..machine(arch)
         },
         ..BASE

@@ -47,6 +47,10 @@ pub fn tally(trace: &Trace, guest: &[(usize, Request)], expect: &Expect) -> Vec<
             findings.push(Finding::NoBatch(kind, count));
         }
     }
+    let most = merged(trace);
+    if most < expect.merged {
+        findings.push(Finding::NotMerged(most));
+    }
     findings.extend(kicks(trace, &batches, guest, expect));
     let whole = trace.config().map(|config| config.input);
     let refused = guest.iter().any(|(_, request)| match request.body {
@@ -59,6 +63,19 @@ pub fn tally(trace: &Trace, guest: &[(usize, Request)], expect: &Expect) -> Vec<
         findings.push(Finding::Refusals(refused));
     }
     findings
+}
+
+/// The most mappings that one UNMAP removed.
+fn merged(trace: &Trace) -> usize {
+    let (mut most, mut here) = (0, 0);
+    for (_, event) in &trace.events {
+        here = match event {
+            Event::UnmapDone { .. } => here + 1,
+            _ => 0,
+        };
+        most = most.max(here);
+    }
+    most
 }
 
 /// A notification for nothing costs an exit of the VM.

@@ -1,6 +1,7 @@
 //! The verdict of one VM run: green only if the exit status, the record and the trace all say so.
 
 use super::audit::audit;
+use super::disk::WrongSector;
 use super::expect::Expect;
 use super::finding::Finding;
 use super::records::{self, Broken, Check, Log, Outcome};
@@ -49,6 +50,8 @@ pub struct Run {
     pub trace: Option<String>,
     /// Wall time.
     pub elapsed: Duration,
+    /// The first sector of its disk that is not what it must be.
+    pub wrong_sector: Option<WrongSector>,
 }
 
 /// What a run is asked for.
@@ -89,6 +92,8 @@ pub enum Reason {
     Unreadable(Unreadable),
     /// The trace shows what must not be.
     Trace(Finding),
+    /// The disk is not what the guest was to leave.
+    Disk(WrongSector),
 }
 
 /// Judges a run. No reason means green.
@@ -112,6 +117,7 @@ pub fn judge(run: &Run, wanted: Wanted<'_>, expect: &Expect) -> Vec<Reason> {
     // The trace of a run that is red already would only bury the reason.
     if reasons.is_empty() {
         reasons.extend(trace(run.trace.as_deref(), &requests, expect));
+        reasons.extend(run.wrong_sector.map(Reason::Disk));
     }
     reasons
 }
@@ -210,6 +216,9 @@ impl fmt::Display for Reason {
                 )
             }
             Self::Trace(finding) => write!(f, "{finding}"),
+            Self::Disk(WrongSector(number)) => {
+                write!(f, "sector {number} of the disk is not what it must be")
+            }
         }
     }
 }

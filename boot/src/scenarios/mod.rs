@@ -19,6 +19,8 @@
 //! | `msi` | IOMMU, `edu`; GICv2, GICv3, `aia=aplic-imsic`, local APIC |
 //! | `msi-unmapped` | IOMMU, `edu`; `aia=aplic-imsic` |
 //! | `doorbell-refused` | as `msi-unmapped`, with a reserved region over the doorbell |
+//! | `dma-…` | IOMMU, `edu` |
+//! | `late-dma` | IOMMU, a throttled virtio-blk disk |
 //! | `not-behind` | IOMMU, `edu`, entropy device on virtio-mmio |
 //! | `clock` | `edu` |
 //! | `config-ports` (x86_64) | any |
@@ -28,11 +30,18 @@ mod bus;
 mod clock;
 #[cfg(target_arch = "x86_64")]
 mod config_ports;
+mod dma_bounce;
+mod dma_deferred;
+mod dma_lab;
+mod dma_scatter;
+mod dma_shared;
+mod dma_strict;
 mod faults;
 mod groups;
 mod interrupts;
 mod isolation;
 mod lab;
+mod late_dma;
 mod limits;
 mod messages;
 mod pipeline;
@@ -78,6 +87,13 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("msi", messages::msi),
     ("msi-unmapped", messages::msi_unmapped),
     ("doorbell-refused", messages::doorbell_refused),
+    ("dma-strict", dma_strict::run),
+    ("dma-scatter", dma_scatter::run),
+    ("dma-deferred", dma_deferred::run),
+    ("dma-bounce", dma_bounce::run),
+    ("dma-coherent", dma_shared::coherent),
+    ("dma-window", dma_shared::window),
+    ("late-dma", late_dma::run),
     ("selftest-pass", selftest::pass),
     ("selftest-fail", selftest::fail),
     ("selftest-panic", selftest::panic),
