@@ -95,8 +95,8 @@ pub use device::{
     StartError,
 };
 pub use domain::{
-    AttachError, CreateError, Domain, DomainOptions, Doorbell, DoorbellError, MapError, MapOptions,
-    Released, UnmapError,
+    AttachError, BlockedDomain, BypassDomain, CreateError, Domain, DomainOptions, Doorbell,
+    DoorbellError, IdentityDomain, MapError, MapOptions, Released, UnmapError,
 };
 pub use platform::{HalPlatform, PAGE_SIZE, Pages, Platform};
 pub use wire::{

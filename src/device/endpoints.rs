@@ -186,11 +186,16 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Moves an endpoint from where it rests into `domain`.
-    pub(crate) fn attach(&self, endpoint: EndpointId, domain: DomainId) -> Outcome {
+    pub(crate) fn attach(
+        &self,
+        endpoint: EndpointId,
+        domain: DomainId,
+        flags: AttachFlags,
+    ) -> Outcome {
         let attach = Request::Attach {
             domain,
             endpoint,
-            flags: AttachFlags::empty(),
+            flags,
         };
         let outcome = self.execute_one(attach);
         if self.bypass == Bypass::Locked || outcome.is_ok() {

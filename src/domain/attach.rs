@@ -87,7 +87,7 @@ impl<P: Platform> Domain<P> {
     /// Attaches all of a group, or none.
     fn attach_group(&self, group: &[EndpointId]) -> Result<(), AttachError> {
         for (i, member) in group.iter().enumerate() {
-            let Err(error) = self.shared.attach(*member, self.id) else {
+            let Err(error) = self.shared.attach(*member, self.id, self.flags) else {
                 continue;
             };
             let gone = self.detach_all(group.iter().take(i));
@@ -110,7 +110,7 @@ impl<P: Platform> Domain<P> {
     /// Makes the mappings known to a device that has just made the domain.
     fn replay(&self, group: &[EndpointId], replay: &Replay) -> Result<(), AttachError> {
         let mut failure = None;
-        if replay.uncertain {
+        if replay.uncertain && self.flags.is_empty() {
             let clear = Request::Unmap {
                 domain: self.id,
                 virt: self.shared.geometry.input_range(),
@@ -221,26 +221,40 @@ impl DomainState {
 
     /// Merges the reserved regions of all members into the holes of the address space.
     fn set_holes<P: Platform>(&mut self, shared: &Shared<P>) {
-        let mut holes: Vec<IovaRange> = self
-            .members
-            .iter()
-            .filter_map(|member| shared.endpoints.reserved_regions(*member))
-            .flatten()
-            .map(|region| whole_granules(region.range, shared.geometry.granule()))
-            .collect();
-        holes.sort_by_key(IovaRange::start);
-        let mut merged: Vec<IovaRange> = Vec::with_capacity(holes.len());
-        for hole in holes {
-            match merged.last_mut() {
-                Some(last) if last.overlaps(&hole) => {
-                    let end = last.end().max(hole.end());
-                    *last = IovaRange::new(last.start(), end).unwrap_or(*last);
-                }
-                _ => merged.push(hole),
-            }
-        }
-        self.ledger.set_holes(merged);
+        let holes = holes(shared, self.members.iter().copied());
+        self.ledger.set_holes(holes);
     }
+}
+
+impl<P: Platform> Domain<P> {
+    /// What must not be mapped for the group of an endpoint: whole granules, sorted.
+    pub(super) fn holes_for(&self, endpoint: EndpointId) -> Vec<IovaRange> {
+        holes(&self.shared, self.shared.endpoints.group(endpoint))
+    }
+}
+
+/// The reserved regions of some endpoints, in whole granules, merged.
+fn holes<P: Platform>(
+    shared: &Shared<P>,
+    endpoints: impl Iterator<Item = EndpointId>,
+) -> Vec<IovaRange> {
+    let mut holes: Vec<IovaRange> = endpoints
+        .filter_map(|endpoint| shared.endpoints.reserved_regions(endpoint))
+        .flatten()
+        .map(|region| whole_granules(region.range, shared.geometry.granule()))
+        .collect();
+    holes.sort_by_key(IovaRange::start);
+    let mut merged: Vec<IovaRange> = Vec::with_capacity(holes.len());
+    for hole in holes {
+        match merged.last_mut() {
+            Some(last) if last.overlaps(&hole) => {
+                let end = last.end().max(hole.end());
+                *last = IovaRange::new(last.start(), end).unwrap_or(*last);
+            }
+            _ => merged.push(hole),
+        }
+    }
+    merged
 }
 
 /// The granules that `range` touches.

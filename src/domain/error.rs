@@ -15,6 +15,9 @@ pub enum CreateError {
     /// No memory for the records of that many mappings.
     #[error("out of memory")]
     OutOfMemory,
+    /// The device has no domains that are not translated.
+    #[error("the device has no bypass domains")]
+    BypassUnsupported,
     /// The device did not say whether the domain id is free.
     #[error("{0}")]
     Request(RequestError),
@@ -47,6 +50,9 @@ pub enum AttachError {
     /// attached, because it may be.
     #[error("{0}")]
     Request(RequestError),
+    /// The ranges of an identity domain could not be mapped: the endpoint is detached.
+    #[error("the ranges could not be mapped: {0}")]
+    Identity(MapError),
     /// The mappings of the domain could not be made known to the device again: the endpoint is
     /// detached.
     #[error("mappings could not be restored: {0}")]

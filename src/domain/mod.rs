@@ -11,6 +11,7 @@ mod map;
 mod parts;
 mod quarantine;
 mod record;
+mod special;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -22,6 +23,7 @@ pub use doorbell::{Doorbell, DoorbellError};
 pub use error::{AttachError, CreateError, MapError, UnmapError};
 pub use map::MapOptions;
 pub use quarantine::Released;
+pub use special::{BlockedDomain, BypassDomain, IdentityDomain};
 
 pub(crate) use change::{Fate, Held, Plan};
 pub(crate) use deferred::{Again, ParkError, Place};
@@ -33,7 +35,7 @@ use crate::address::{DomainId, EndpointId, Iova, IovaRange, PhysAddr};
 use crate::device::{ClaimError, DomainEnd, Shared};
 use crate::dma::Audience;
 use crate::platform::Platform;
-use crate::wire::{Access, Request};
+use crate::wire::{Access, AttachFlags, Request};
 use deferred::ParkedList;
 use doorbell::SharedDoorbell;
 use ledger::Ledger;
@@ -109,6 +111,8 @@ pub struct Domain<P: Platform> {
     shared: Arc<Shared<P>>,
     id: DomainId,
     audience: Audience,
+    /// Of every ATTACH.
+    flags: AttachFlags,
     state: Mutex<P::Lock, DomainState>,
 }
 
@@ -176,6 +180,7 @@ impl<P: Platform> Domain<P> {
             shared: shared.clone(),
             id,
             audience,
+            flags: AttachFlags::empty(),
             state: Mutex::new(DomainState {
                 members: Vec::new(),
                 changing: false,
@@ -194,6 +199,11 @@ impl<P: Platform> Domain<P> {
     #[must_use]
     pub fn id(&self) -> DomainId {
         self.id
+    }
+
+    /// What every ATTACH says from now on.
+    fn set_flags(&mut self, flags: AttachFlags) {
+        self.flags = flags;
     }
 
     /// Who sees what is mapped here.

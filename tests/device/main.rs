@@ -22,5 +22,6 @@ mod mapping;
 mod pipeline;
 mod probe;
 mod random;
+mod special;
 mod stop;
 mod trace;

@@ -106,8 +106,9 @@ fn domains_without_a_heap_at_each_allocation() {
 #[test]
 fn pools_without_a_heap_at_each_allocation_that_can_fail() {
     let desk = Desk::new();
-    // The books of the two pools; what holds them together comes last, and cannot fail.
-    for k in 0..2 {
+    // The books of the two pools, two allocations each; what holds them together comes last, and
+    // cannot fail.
+    for k in 0..4 {
         let options = BounceOptions::default();
         let (result, failed) = heap::fail_at(k, || Bounce::new(&desk.device, options));
         assert!(failed);
@@ -119,7 +120,7 @@ fn pools_without_a_heap_at_each_allocation_that_can_fail() {
         // SAFETY: the endpoint was told of nothing.
         assert!(unsafe { bounce.close() }.is_ok());
     });
-    assert_eq!(total, 4);
+    assert_eq!(total, 6);
 }
 
 #[test]
