@@ -8,7 +8,7 @@ use libtest_mimic::Trial;
 use std::process::ExitCode;
 use support::bench::{BENCHES, Bench};
 use support::machine::{Host, boot, watchdog};
-use support::scenarios::{SCENARIOS, Scenario};
+use support::scenarios::{self, Scenario};
 use support::suite::{self, Tally};
 use support::verdict::{explain, judge};
 use xtask::Arch;
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
 fn trials(archs: &[Arch], tally: &Tally) -> Vec<Trial> {
     let mut trials = Vec::new();
     for arch in archs {
-        for scenario in SCENARIOS {
+        for scenario in scenarios::all() {
             if scenario.archs.contains(arch) {
                 let name = format!("{arch}::{}", scenario.name);
                 trials.push(suite::trial(name, *arch, tally, |host| run(host, scenario)));

@@ -11,6 +11,7 @@ mod map;
 mod parts;
 mod quarantine;
 mod record;
+mod runs;
 mod special;
 
 use alloc::sync::Arc;

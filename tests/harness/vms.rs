@@ -5,7 +5,7 @@ use crate::support::expect::Expect;
 use crate::support::finding::Finding;
 use crate::support::machine::{Host, boot, watchdog};
 use crate::support::records::Flaw;
-use crate::support::scenarios::{Clock, SCENARIOS, Scenario, TWO_CPUS, TWO_THREADS, selftest};
+use crate::support::scenarios::{self, Clock, Scenario, TWO_CPUS, TWO_THREADS, selftest};
 use crate::support::suite::{Tally, trial};
 use crate::support::verdict::{End, Reason, Run, Wanted, explain, judge};
 use libtest_mimic::Trial;
@@ -169,7 +169,7 @@ impl Case {
 
 /// A real run is green; without any one request on either side, or with any number changed, it is red.
 fn tampered_output(host: &Host) -> Result<(), String> {
-    let scenario = SCENARIOS.iter().find(|scenario| scenario.name == "basic");
+    let scenario = scenarios::all().find(|scenario| scenario.name == "basic");
     let scenario = scenario.ok_or("no scenario is called basic")?;
     let expect = (scenario.expect)(host.qemu.arch);
     let run = boot(host, scenario, &scenario.append(), watchdog()?);
