@@ -9,17 +9,19 @@
 //!
 //! ```
 //! use core::ptr::NonNull;
+//! use std::sync::Arc;
 //! use virtio_drivers::transport::pci::{PciTransport, bus::{ConfigurationAccess, DeviceFunction, PciRoot}};
-//! use virtio_iommu::{Access, EndpointId, HalPlatform, Iommu, MapOptions, Options, PhysAddr, PhysRange};
+//! use virtio_iommu::dma::{DmaDevice, DmaLimits, ToDevice};
+//! use virtio_iommu::{EndpointId, HalPlatform, Iommu, Options, PhysAddr};
 //! # use virtio_drivers::Hal;
 //! # type Error = Box<dyn std::error::Error>;
 //!
-//! /// The IOMMU at `iommu`, for a disk whose requester id is `disk`, with one page of memory.
+//! /// The IOMMU at `iommu`, for a disk whose requester id is `disk`, and one page of data for it.
 //! fn protect<H: Hal + 'static, C: ConfigurationAccess>(
 //!     root: &mut PciRoot<C>,
 //!     iommu: DeviceFunction,
 //!     disk: EndpointId,
-//!     page: PhysAddr,
+//!     data: &[u8],
 //!     now: fn() -> u64,
 //!     virt_to_phys: fn(NonNull<u8>) -> Option<PhysAddr>,
 //! ) -> Result<(), Error> {
@@ -28,16 +30,17 @@
 //!     let transport = PciTransport::new::<H, C>(root, iommu)?;
 //!     // From here on the disk reaches nothing.
 //!     let iommu = Iommu::start(transport, platform, &[disk], Options::default())?;
-//!     let domain = iommu.create_domain(256)?;
-//!     domain.attach(disk)?;
+//!     let domain = Arc::new(iommu.create_domain(256)?);
+//!     let device = DmaDevice::attach(&domain, disk, DmaLimits::default())?;
 //!
-//!     let page = PhysRange::from_len(page, 4096).ok_or("no page")?;
-//!     let options = MapOptions::new(Access::READ | Access::WRITE);
-//!     // SAFETY: nothing but the disk uses the page until it is unmapped and the disk is done.
-//!     let iova = unsafe { domain.map(page, options)? };
-//!     // Tell the disk `iova.start()`, wait until it reports that the transfer is finished, …
-//!     domain.unmap(iova)?;
+//!     let mut page = device.alloc(4096).ok_or("out of memory")?;
+//!     page.get_mut(..data.len()).ok_or("too long")?.copy_from_slice(data);
+//!     let mapping = device.map::<ToDevice, _>(page)?;
+//!     // Tell the disk `mapping.device_addr()`, wait until it reports that the transfer is done, …
+//!     // SAFETY: it has.
+//!     let page = unsafe { mapping.complete() }.unmap()?;
 //!     iommu.poll_faults(|fault| println!("{fault:?}"));
+//!     # drop(page);
 //!     Ok(())
 //! }
 //! # // A lock whose raw part is a `lock_api::RawMutex`.
@@ -67,8 +70,9 @@
 //! | `platform` | [`Platform`]: what a kernel supplies |
 //! | `wire` | the bytes of the specification |
 //! | `device` | [`Iommu`]: bring-up, rings, pipelined requests, events |
-//! | `iova` | which addresses are free |
+//! | `iova` | which addresses are free, and what the others are used for |
 //! | `domain` | [`Domain`]: what is mapped, who is attached, what is quarantined |
+//! | [`dma`] | what the driver of a device calls: buffers, mappings, pools |
 //! | [`topology`] | who sits behind which IOMMU; the PCI walk |
 //!
 //! # Requests, seen from outside
