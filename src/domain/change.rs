@@ -79,7 +79,7 @@ pub(crate) struct Draft<I> {
 
 impl<P: Platform> Domain<P> {
     /// Checks what can be checked of a mapping without the ledger.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn draft<I>(
         &self,
         pieces: I,
@@ -115,7 +115,7 @@ impl<P: Platform> Domain<P> {
 
     /// Finds addresses for a draft, and records the mapping. The caller has checked that the
     /// domain [is ready](DomainState::ready).
-    #[inline]
+    #[inline(always)]
     pub(super) fn plan<I>(
         &self,
         state: &mut DomainState,
@@ -171,7 +171,7 @@ impl<P: Platform> Domain<P> {
     }
 
     /// The plan for one mapping, after its draft.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn plan_one<I>(&self, draft: Draft<I>, owner: Owner) -> Result<Plan<I>, MapError>
     where
         I: Iterator<Item = PhysRange> + Clone,
@@ -240,7 +240,7 @@ impl<P: Platform> Domain<P> {
     /// `ended` receives the outcome for each of `ends`: those that failed are quarantined. After
     /// an error no plan is mapped, and their `fates` tell which memory may be exposed: those
     /// mappings are quarantined.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn change<I>(
         &self,
         ends: &[Held],
@@ -271,13 +271,13 @@ impl<P: Platform> Domain<P> {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn execute_map<I>(&self, plan: &Plan<I>) -> Outcome {
         let [outcome] = self.shared.execute_few(|| [self.map_request(plan)]);
         outcome
     }
 
-    #[inline]
+    #[inline(always)]
     fn execute_pair<I>(&self, end: Held, plan: &Plan<I>) -> [Outcome; 2] {
         let unmap = || Request::Unmap {
             domain: self.id,
@@ -299,7 +299,7 @@ impl<P: Platform> Domain<P> {
     }
 
     /// Notes what became of a part of a plan.
-    #[inline]
+    #[inline(always)]
     fn settle_map<I>(
         &self,
         state: &mut DomainState,
@@ -417,7 +417,7 @@ impl<P: Platform> Domain<P> {
     }
 
     /// Unmaps a mapping; quarantines it if that is not confirmed.
-    #[inline]
+    #[inline(always)]
     pub(super) fn end(&self, held: Held) -> Result<(), UnmapError> {
         let begun = self.state.lock().begin_end(held);
         self.finish_end(held, begun)
@@ -425,7 +425,7 @@ impl<P: Platform> Domain<P> {
 
     /// As [`end`](Self::end), but waits while the domain is busy, and quarantines the mapping
     /// after any error.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn end_held(&self, held: Held) -> Result<(), UnmapError> {
         let begun = self.state.lock().begin_end(held);
         let begun = match begun {
@@ -442,7 +442,7 @@ impl<P: Platform> Domain<P> {
         outcome
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn finish_end(
         &self,
         held: Held,
@@ -473,7 +473,7 @@ impl<P: Platform> Domain<P> {
     }
 
     /// The UNMAP of one mapping.
-    #[inline]
+    #[inline(always)]
     pub(super) fn send_end(&self, held: Held) -> Outcome {
         self.shared.execute_one(Request::Unmap {
             domain: self.id,
@@ -484,7 +484,7 @@ impl<P: Platform> Domain<P> {
 
 impl DomainState {
     /// Whether something can be mapped now.
-    #[inline]
+    #[inline(always)]
     pub(super) fn ready(&self) -> Result<(), MapError> {
         if self.changing {
             return Err(MapError::Busy);
@@ -495,7 +495,7 @@ impl DomainState {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn begin_end(&mut self, held: Held) -> Result<bool, UnmapError> {
         if self.changing {
             return Err(UnmapError::Busy);
@@ -514,7 +514,7 @@ impl DomainState {
     }
 
     /// Notes what became of an UNMAP.
-    #[inline]
+    #[inline(always)]
     pub(super) fn settle_end(&mut self, held: Held, outcome: Outcome) {
         match outcome {
             Ok(()) => self.ledger.remove(held.slot),

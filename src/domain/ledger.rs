@@ -43,7 +43,7 @@ impl Ledger {
     }
 
     /// Finds addresses for a mapping, and records it as being made.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn insert(
         &mut self,
         wish: &Wish,
@@ -89,7 +89,7 @@ impl Ledger {
     }
 
     /// Forgets a mapping, and frees its addresses.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn remove(&mut self, slot: Slot) {
         if let Some(record) = self.space.get(slot) {
             self.count_down(record.state());
@@ -114,7 +114,7 @@ impl Ledger {
     }
 
     /// Moves a mapping from one state to another; `false` if it is not in that state.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn transition(&mut self, slot: Slot, from: State, to: State) -> bool {
         match self.space.get(slot) {
             Some(record) if record.state() == from => {
@@ -244,14 +244,14 @@ impl Ledger {
         IovaRange::new(Iova(start), Iova(end)).unwrap_or(range)
     }
 
-    #[inline]
+    #[inline(always)]
     fn count_up(&mut self, state: State) {
         if let Some(count) = self.counts.get_mut(state as usize) {
             *count = count.wrapping_add(1);
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn count_down(&mut self, state: State) {
         if let Some(count) = self.counts.get_mut(state as usize) {
             *count = count.wrapping_sub(1);

@@ -83,7 +83,7 @@ impl<P: Platform> Domain<P> {
     }
 
     /// Maps one piece of memory, for somebody.
-    #[inline]
+    #[inline(always)]
     pub(super) fn map_held(
         &self,
         piece: core::iter::Once<PhysRange>,

@@ -21,7 +21,7 @@ pub(crate) struct Parts<I> {
 
 impl<I: Iterator<Item = PhysRange>> Parts<I> {
     /// The parts of `pieces` from `start`, with `gap` bytes between them.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(mut pieces: I, start: Iova, gap: u64) -> Self {
         let ahead = pieces.next();
         Self {
@@ -36,7 +36,7 @@ impl<I: Iterator<Item = PhysRange>> Parts<I> {
 impl<I: Iterator<Item = PhysRange>> Iterator for Parts<I> {
     type Item = (IovaRange, PhysAddr);
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         let first = self.ahead.take()?;
         let mut end = first.end();
@@ -80,7 +80,7 @@ pub(crate) enum ExtentError {
 
 impl Extent {
     /// Of pieces that have to be whole granules.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of(
         pieces: impl Iterator<Item = PhysRange>,
         gap: u64,

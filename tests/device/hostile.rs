@@ -343,7 +343,7 @@ fn survive(config: Option<ConfigSpace>, offered: u64, answers: Vec<Answer>, step
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 400,
+        cases: ProptestConfig::default().cases.max(400),
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

@@ -383,7 +383,7 @@ impl World {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 300,
+        cases: ProptestConfig::default().cases.max(300),
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
