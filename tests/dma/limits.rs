@@ -151,12 +151,12 @@ fn alignment_boundary_and_longest_segment() {
                 next = part.end().0 + 1;
                 assert!(part.end().0 - part.start().0 < longest);
                 if boundary != 0 {
-                    assert_eq!(part.start().0 / boundary, part.end().0 / boundary);
+                    assert!((part.start().0 ^ part.end().0) < boundary);
                 }
             }
             assert_eq!(next - 1, whole.end().0);
             if boundary != 0 && pages as u64 * 0x1000 <= boundary {
-                assert_eq!(whole.start().0 / boundary, whole.end().0 / boundary);
+                assert!((whole.start().0 ^ whole.end().0) < boundary);
             }
             mappings.push(mapping);
         }

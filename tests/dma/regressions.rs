@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use virtio_iommu::dma::{Bounce, BounceOptions, DmaLimits, FromDevice, ToDevice};
-use virtio_iommu::{DomainOptions, MapError};
+use virtio_iommu::{AttachError, DomainOptions, MapError};
 
 use crate::buffers::shuffled;
 use crate::desk::Desk;
@@ -177,4 +177,36 @@ fn what_waits_for_an_unmap_does_not_crowd_the_quarantine_out() {
     assert_eq!(desk.release(), (1, 0));
     desk.domain.flush().unwrap();
     desk.assert_empty();
+}
+
+#[test]
+fn starting_over_waits_for_mappings_that_are_on_their_way() {
+    let desk = Desk::new();
+    let domain = desk.iommu.create_domain(8).unwrap();
+    let other = rig::endpoint(crate::model::OTHER);
+    desk.model
+        .answer_once(rig::is_attach, Answer::done_never_told());
+    domain.attach(other).unwrap_err();
+    desk.model.clock().for_threads();
+    desk.model.answer_once(rig::is_map, Answer::late());
+    let phys = rig::phys(0x100_0000, GRANULE);
+    std::thread::scope(|scope| {
+        let mapping = scope.spawn(|| rig::map(&domain, phys, RW));
+        while desk.model.with(|d| d.waiting()) == 0 {
+            std::thread::yield_now();
+        }
+        // It would clear the domain at the device, with the mapping that is not recorded yet.
+        let reserving = rig::endpoint(crate::model::RESERVING);
+        let attached = domain.attach(reserving);
+        desk.model.with(|d| d.release(1));
+        let at = mapping.join().unwrap().unwrap();
+        let lands = desk.model.reads(crate::model::OTHER, at.start().0);
+        assert_eq!(lands, Some(0x100_0000), "unmapped by accident");
+        assert_eq!(attached, Err(AttachError::Busy));
+        domain.attach(reserving).unwrap();
+        assert_eq!(
+            desk.model.reads(crate::model::RESERVING, at.start().0),
+            Some(0x100_0000)
+        );
+    });
 }

@@ -363,7 +363,7 @@ fn a_busy_domain_gives_the_buffer_back_and_waits_for_what_ends() {
 fn while_busy_for_long(prepare: impl FnOnce(&Desk), work: impl FnOnce(&Desk)) -> Desk {
     let desk = shared_desk();
     prepare(&desk);
-    for page in 0..200 {
+    for page in 0..100 {
         let phys = rig::phys(0x100_0000 + page * 2 * rig::GRANULE, rig::GRANULE);
         rig::map(&desk.domain, phys, rig::RW).unwrap();
     }
@@ -377,7 +377,9 @@ fn while_busy_for_long(prepare: impl FnOnce(&Desk), work: impl FnOnce(&Desk)) ->
             return;
         }
         // Whoever waits for one answer gets it in time; whoever waits for all of them does not.
-        std::thread::sleep(Duration::from_micros(50));
+        if calls.is_multiple_of(8) {
+            std::thread::sleep(Duration::from_micros(50));
+        }
         if calls - *since.get_or_insert(calls) > 700 {
             d.release(usize::MAX);
             since = None;
@@ -424,7 +426,7 @@ fn a_wait_for_a_busy_domain_ends_in_quarantine() {
         );
         assert_eq!(desk.release(), (1, 0));
         assert_eq!((desk.pages(), desk.domain.quarantined()), (0, 0));
-        assert_eq!(desk.domain.mapped(), 200);
+        assert_eq!(desk.domain.mapped(), 100);
     }
 }
 
