@@ -6,8 +6,16 @@ use super::data::Row;
 
 /// The names under which this project's own code is measured: the best known first.
 ///
-/// `pipeline` is requests alone, `domain` is the public API with all that belongs to it.
-pub const OURS: [&str; 3] = ["ours", "pipeline", "domain"];
+/// `ours-by-range` is the ledger asked by exact range instead of by name, `pipeline` is requests
+/// alone, `domain` is the public API with all that belongs to it.
+pub const OURS: [&str; 4] = ["ours", "ours-by-range", "pipeline", "domain"];
+
+/// The name of what is nobody's: the memory of a range is read and written, and nothing is done
+/// with it. No rival can be faster, and it is none.
+pub const FLOOR: &str = "memory-alone";
+
+/// A column that rows of counts have: the average, where the value is the worst.
+pub const AVERAGE: &str = "average";
 
 /// A column that some rows have: how many times slower they are than the one rival, measured in the
 /// same moments, which is better than the ratio of two medians.
@@ -19,6 +27,12 @@ pub fn is_ours(rival: &str) -> bool {
     OURS.contains(&rival)
 }
 
+/// Whether rows of this name in `rival` are of somebody else, who can be better than us.
+#[must_use]
+pub fn is_rival(rival: &str) -> bool {
+    !is_ours(rival) && rival != FLOOR
+}
+
 /// Rows of one section, architecture and unit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison<'a> {
@@ -28,7 +42,7 @@ pub struct Comparison<'a> {
     pub arch: Option<&'a str>,
     /// The unit.
     pub unit: &'a str,
-    /// Who was measured: our own first, then the rivals by name.
+    /// Who was measured: our own first, then the rivals by name, then the floor.
     pub columns: Vec<&'a str>,
     /// What was measured.
     pub lines: Vec<Line<'a>>,
@@ -48,10 +62,10 @@ pub struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// The best of those who are not ours.
+    /// The best of the rivals.
     #[must_use]
     pub fn best_rival(&self) -> Option<&'a Row> {
-        let rivals = self.rows.values().filter(|row| !of_ours(row)).copied();
+        let rivals = self.rows.values().filter(|row| of_rival(row)).copied();
         rivals.min_by(|a, b| slowness(a).total_cmp(&slowness(b)))
     }
 
@@ -59,7 +73,7 @@ impl<'a> Line<'a> {
     #[must_use]
     pub fn ratio(&self, own: &str) -> Option<f64> {
         let (own, best) = (self.rows.get(own)?, self.best_rival()?);
-        let mut rivals = self.rows.values().filter(|row| !of_ours(row));
+        let mut rivals = self.rows.values().filter(|row| of_rival(row));
         let paired = own.more.get(PAIRED).and_then(serde_json::Value::as_f64);
         match (rivals.next(), rivals.next(), paired) {
             (Some(_), None, Some(paired)) => Some(paired),
@@ -83,8 +97,8 @@ fn slowness(row: &Row) -> f64 {
     }
 }
 
-fn of_ours(row: &Row) -> bool {
-    row.rival.as_deref().is_some_and(is_ours)
+fn of_rival(row: &Row) -> bool {
+    row.rival.as_deref().is_some_and(is_rival)
 }
 
 /// Sorts rows by what can be compared.
@@ -129,7 +143,7 @@ pub fn comparisons(rows: &[Row]) -> Vec<Comparison<'_>> {
     for comparison in &mut all {
         comparison.columns.sort_by_key(|column| {
             let own = OURS.iter().position(|name| name == column);
-            (own.unwrap_or(OURS.len()), *column)
+            (*column == FLOOR, own.unwrap_or(OURS.len()), *column)
         });
     }
     all
@@ -198,6 +212,28 @@ pub(crate) mod tests {
         assert_eq!(comparisons(&rows)[0].lines[0].ratio("pipeline"), Some(0.7));
         rows.push(row("riscv64 ns", "another", "map", 64, 2000.0));
         assert_eq!(comparisons(&rows)[0].lines[0].ratio("pipeline"), Some(0.8));
+    }
+
+    #[test]
+    fn the_floor_is_no_rival() {
+        let mut rows = vec![
+            row("iova", "memory-alone", "ring", 100, 2.0),
+            row("iova", "ours", "ring", 100, 20.0),
+            row("iova", "vm-allocator", "ring", 100, 80.0),
+            row("iova", "memory-alone", "ring", 1000, 3.0),
+            row("iova", "ours", "ring", 1000, 30.0),
+        ];
+        // One rival and a floor are one rival.
+        rows[1].more.insert(PAIRED.into(), 0.2.into());
+        let all = comparisons(&rows);
+        assert_eq!(all[0].columns, ["ours", "vm-allocator", "memory-alone"]);
+        let best = all[0].lines[0].best_rival().map(|row| row.value);
+        assert_eq!(
+            (best, all[0].lines[0].ratio("ours")),
+            (Some(80.0), Some(0.2))
+        );
+        assert_eq!(all[0].lines[1].best_rival(), None);
+        assert_eq!(all[0].lines[1].ratio("ours"), None);
     }
 
     #[test]

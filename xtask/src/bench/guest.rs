@@ -141,7 +141,9 @@ fn how() -> String {
          with the next ({} rounds for instructions, {} for time). In a round each figure is measured for 8 blocks of 64 \
          requests, after 2 blocks to warm up; a block is measured as a whole. Each answer is waited for and looked at. \
          Figures are medians of blocks, per request (per pair for `unmap+map`), with the 5th and 95th percentile as \
-         spread; what a measurement of nothing takes (`overhead`, per block) is subtracted. Ratios are medians of the ratios of \
+         spread; what a measurement of nothing takes (`overhead`, per block) is subtracted. Parts of a request by \
+         themselves: `lock` is the kernel's lock taken and given up, `notify` the transport's notification of a queue \
+         with nothing new. Ratios are medians of the ratios of \
          single rounds, so that whatever else the host does falls on both sides. Instructions: the guest's, \
          under `-icount shift=0`; the run fails unless a loop of known length counts as that. Time: without `-icount`, \
          the host's. The notification is the transport's (three register accesses). `domain` is the public API with \

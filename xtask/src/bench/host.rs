@@ -5,26 +5,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 use std::time::SystemTime;
 
 use serde::Deserialize;
 
+use super::counts;
 use super::data::{Data, Row, Run};
 use super::versions::{Lock, LockError, cpu};
 use crate::ci::host_cargo;
 use crate::command::quoted;
 use crate::toolchain;
 
-/// What measures: the targets that are benchmarks, and not the tests as such.
-const WORDS: [&str; 7] = [
+/// What measures time: by name, because not all benchmarks do, and a pattern would ask for what the
+/// others need.
+const WORDS: [&str; 9] = [
     "bench",
     "--package",
     "virtio-iommu",
     "--features",
     "internals",
     "--bench",
-    "*",
+    "iova",
+    "--bench",
+    "ledger",
 ];
 /// What measures it again, and writes it down.
 const COMMAND: &str = "cargo xtask bench --host";
@@ -36,11 +40,14 @@ pub enum HostError {
     #[error("cargo: {0}")]
     Start(std::io::Error),
     /// It failed, and has said why.
-    #[error("`cargo {words}` failed ({0})", words = words())]
-    Failed(ExitStatus),
+    #[error("`cargo {0}` failed ({1})")]
+    Failed(String, ExitStatus),
     /// There is nothing new in the folder.
-    #[error("`cargo {words}` has measured nothing: no new estimates in {dir}", words = words(), dir = .0.display())]
+    #[error("`cargo {words}` has measured nothing: no new estimates in {dir}", words = quoted(WORDS), dir = .0.display())]
     Nothing(PathBuf),
+    /// What is counted is not told as it should be.
+    #[error("`cargo {words}`: {0}", words = quoted(counts::WORDS))]
+    Counts(String),
     /// Something in there cannot be read.
     #[error("{}: {why}", .file.display())]
     Read {
@@ -57,18 +64,13 @@ pub enum HostError {
     Lock(#[from] LockError),
 }
 
-/// The same, for a shell.
-fn words() -> String {
-    quoted(WORDS)
-}
-
 /// Runs the benchmarks of the host; returns a part of the data for each section.
 ///
 /// # Errors
 ///
 /// [`HostError`].
 pub fn measure() -> Result<Vec<Data>, HostError> {
-    println!("== on the host: cargo {}", words());
+    println!("== on the host: cargo {}", quoted(WORDS));
     let dir = crate::target_dir().join("criterion");
     let started = SystemTime::now();
     let mut cargo = host_cargo();
@@ -76,12 +78,13 @@ pub fn measure() -> Result<Vec<Data>, HostError> {
     cargo.args(WORDS).env("CRITERION_HOME", &dir);
     let status = cargo.status().map_err(HostError::Start)?;
     if !status.success() {
-        return Err(HostError::Failed(status));
+        return Err(HostError::Failed(quoted(WORDS), status));
     }
-    let rows = rows_in(&dir, started)?;
+    let mut rows = rows_in(&dir, started)?;
     if rows.is_empty() {
         return Err(HostError::Nothing(dir));
     }
+    rows.extend(counted()?);
     let lock = Lock::read(&crate::project_root().join("Cargo.lock"))?;
     let rustc = toolchain::callers_rustc_version().unwrap_or_else(|| "unknown".into());
     Ok(by_section(rows)
@@ -96,9 +99,13 @@ pub fn measure() -> Result<Vec<Data>, HostError> {
                 rustc: rustc.clone(),
                 cpu: cpu(),
                 rivals: lock.versions(rivals.into_iter().chain(["criterion"])),
-                commands: vec![format!("cargo {}", words())],
-                how: "On the host, by Criterion: medians, with their 95 % confidence interval as spread; \
-                      for one element where the benchmark says how many it handles."
+                commands: [&WORDS[..], &counts::WORDS]
+                    .map(|words| format!("cargo {}", quoted(words)))
+                    .into(),
+                how: "On the host. Time by Criterion: medians, with their 95 % confidence interval as spread; \
+                      for one element where the benchmark says how many it handles. Nodes: how many of its tree \
+                      one operation visits, the worst of all and the average; counted by a build of its own, \
+                      which is not timed."
                     .into(),
                 more: BTreeMap::new(),
             };
@@ -108,6 +115,20 @@ pub fn measure() -> Result<Vec<Data>, HostError> {
             }
         })
         .collect())
+}
+
+/// Runs what counts, and shows what it says.
+fn counted() -> Result<Vec<Row>, HostError> {
+    println!("== on the host: cargo {}", quoted(counts::WORDS));
+    let mut cargo = host_cargo();
+    cargo.args(counts::WORDS).stderr(Stdio::inherit());
+    let output = cargo.output().map_err(HostError::Start)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    print!("{text}");
+    if !output.status.success() {
+        return Err(HostError::Failed(quoted(counts::WORDS), output.status));
+    }
+    counts::rows(&text, COMMAND).map_err(HostError::Counts)
 }
 
 fn by_section(rows: Vec<Row>) -> BTreeMap<String, Vec<Row>> {
@@ -307,6 +328,29 @@ mod tests {
             ..ours.clone()
         };
         assert_eq!(rows, [other, ours]);
+    }
+
+    #[test]
+    fn every_benchmark_of_the_manifest_is_run() {
+        let text = std::fs::read_to_string(crate::project_root().join("Cargo.toml")).unwrap();
+        let manifest: toml::Table = text.parse().unwrap();
+        let mut known: Vec<&str> = manifest["bench"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|bench| bench["name"].as_str().unwrap())
+            .collect();
+        known.sort_unstable();
+        let named = |words: &[&'static str]| -> Vec<&str> {
+            let pairs = words.windows(2).filter(|pair| pair[0] == "--bench");
+            pairs.map(|pair| pair[1]).collect()
+        };
+        let mut run = named(&WORDS);
+        run.extend(named(&counts::WORDS));
+        run.sort_unstable();
+        assert_eq!(run, known);
+        // Counting would slow what is timed.
+        assert!(!WORDS.contains(&"count-steps"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`host`] | `cargo bench`, and what Criterion leaves behind |
+//! | [`counts`] | what is counted on the host, and not timed |
 //! | [`guest`] | the machine that is booted, and its verdict |
 //! | [`record`] | what the guest says on its serial line |
 //! | [`data`] | `docs/performance.json`: rows, and what they were measured with |
@@ -13,6 +14,7 @@
 //! | [`versions`] | of rivals, compilers and emulators; the processor |
 
 pub mod compare;
+pub mod counts;
 pub mod data;
 pub mod goals;
 pub mod guest;

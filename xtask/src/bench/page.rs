@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::compare::{Comparison, comparisons, is_ours};
+use super::compare::{AVERAGE, Comparison, FLOOR, comparisons, is_ours, is_rival};
 use super::data::{Data, Row, Run};
-use super::goals::{self, Goal};
+use super::goals::{self, Goal, Verdict};
 use super::table::{Table, number};
 
 /// A spread below this part of the value is not told.
@@ -17,7 +17,30 @@ What the parts of this project cost, next to those who do the same. `cargo xtask
 [performance.json](performance.json), and makes this page of them: it is not edited by hand.
 
 In the cells: the figure, and its spread where that is more than half a percent. A ratio is to the best rival of the line;
-below 1 is better than all of them.
+below 1 is better than all of them. The floor is no rival: it reads and writes the memory of one range, and does nothing
+else.
+";
+
+/// Why, as far as it is known. Which of it shows in the figures above depends on the machine.
+const REASONS: &str = "\
+### Why
+
+**Random lifetimes, 10^5 ranges and more.** The record of a random range is in no cache: a pair of alloc and free waits for
+memory before it can do anything, and the more ranges there are, the longer. The floor (`memory-alone`) waits for the same
+memory and does nothing else. What is ours is the difference of the two. Where the oldest range goes first (`ring`), the
+records are read in order.
+
+**The ledger by exact range, at 10^6.** It descends a binary tree, one comparison and one cache line a step; a node of
+`BTreeMap` has up to 11 keys side by side, and takes fewer lines on the way. Whoever keeps the name of a mapping, as the DMA
+interface does, does not descend.
+
+**Requests alone.** Their figure has in it what a batch shares between its requests: the lock of the kernel, and the
+notification of the transport. Both are measured by themselves (`lock`, `notify`). The lock masks interrupts and swaps a
+word; the rival has none. The notification is the same for both.
+
+**The public API (`domain`) next to a bare queue.** It finds addresses, records each mapping, refuses what must not be mapped,
+and takes locks, so that several CPUs can use it. The rival does none of that: the addresses are constants, and it has one
+user.
 ";
 
 /// What was just measured, for a terminal.
@@ -55,7 +78,12 @@ pub fn page(data: &Data) -> String {
     let mut text = String::from(HEAD);
     let goals = goals::goals(&data.rows, &goals::SECTIONS);
     let _ = write!(text, "\n## Goals\n\n{}", goal_table(&goals));
-    let _ = write!(text, "\n## Where we lose\n\n{}", losses(&all));
+    let _ = write!(
+        text,
+        "\n## Where we lose\n\n{}\n{}\n{REASONS}",
+        missed(&goals),
+        losses(&all)
+    );
     let mut sections: Vec<&str> = data.runs.iter().map(|run| &*run.section).collect();
     sections.dedup();
     for section in sections {
@@ -112,9 +140,12 @@ fn figures(comparison: &Comparison<'_>) -> String {
         .copied()
         .filter(|c| is_ours(c))
         .collect();
-    let compared = own.len() < comparison.columns.len();
+    let compared = comparison.columns.iter().any(|column| is_rival(column));
     let mut head = vec![comparison.unit.to_owned(), "size".into()];
-    head.extend(comparison.columns.iter().map(|column| (*column).to_owned()));
+    head.extend(comparison.columns.iter().map(|column| match *column {
+        FLOOR => "floor (memory alone)".to_owned(),
+        column => column.to_owned(),
+    }));
     if compared {
         head.extend(own.iter().map(|own| format!("ratio of {own}")));
     }
@@ -148,6 +179,9 @@ fn figures(comparison: &Comparison<'_>) -> String {
 
 fn cell(row: &Row) -> String {
     let value = number(row.value);
+    if let Some(average) = row.more.get(AVERAGE).and_then(serde_json::Value::as_f64) {
+        return format!("{value} (average {})", number(average));
+    }
     match (row.low, row.high) {
         (Some(low), Some(high)) if (high - low) > QUIET * row.value => {
             format!("{value} ({}–{})", number(low), number(high))
@@ -175,6 +209,22 @@ fn goal_table(goals: &[Goal]) -> String {
         rows: goals.iter().map(row).collect(),
     };
     table.markdown()
+}
+
+/// The goals that are missed, and by how much.
+fn missed(goals: &[Goal]) -> String {
+    let missed: Vec<&Goal> = goals
+        .iter()
+        .filter(|goal| goal.verdict == Verdict::Missed)
+        .collect();
+    if missed.is_empty() {
+        return "No goal is missed, of those that were measured.\n".into();
+    }
+    let mut text = String::from("Goals that are missed:\n\n");
+    for goal in missed {
+        let _ = writeln!(text, "* {} ({}): {}.", goal.what, goal.place, goal.measured);
+    }
+    text
 }
 
 /// Every line on which somebody is better than us.
@@ -221,9 +271,9 @@ fn losses(all: &[Comparison<'_>]) -> String {
         }
     }
     if table.rows.is_empty() {
-        return "Nowhere, of what was measured.\n".into();
+        return "No rival is better, of those that were measured.\n".into();
     }
-    table.markdown()
+    format!("Where a rival is better:\n\n{}", table.markdown())
 }
 
 #[cfg(test)]
@@ -254,6 +304,8 @@ mod tests {
                 quiet,
                 row("riscv64 ns", "domain", "map", 64, 2500.0),
                 row("riscv64 ns", "", "overhead", 1, 216.7),
+                row("riscv64 ns", "", "lock", 1, 3.25),
+                row("riscv64 instructions", "pipeline", "unmap+map", 1, 231.0),
             ],
         }
     }
@@ -264,6 +316,14 @@ mod tests {
 | map |   64 |     1300 |   2500 | 2000 (1900–2400) |             0.65x |           1.25x |
 
 overhead: 216.7 ns
+
+lock: 3.25 ns
+";
+
+    const COUNTS: &str = "\
+| instructions | size | pipeline |
+| ------------ | ---: | -------: |
+| unmap+map    |    1 |    231.0 |
 ";
 
     #[test]
@@ -272,21 +332,28 @@ overhead: 216.7 ns
         let (head, rest) = text.split_once("\n## Goals\n\n").unwrap();
         assert_eq!(head, HEAD.strip_suffix('\n').unwrap().to_owned() + "\n");
         let (goals, rest) = rest.split_once("\n## Where we lose\n\n").unwrap();
-        // Four for each architecture, three and one for the host; two lines of head.
-        assert_eq!(goals.lines().count(), 2 + 3 * 4 + 3 + 1);
+        // Four for each architecture, four and three for the host; two lines of head.
+        assert_eq!(goals.lines().count(), 2 + 3 * 4 + 4 + 3);
         assert_eq!(
             goals
                 .lines()
                 .filter(|line| line.contains("not measured"))
                 .count(),
-            16
+            18
         );
         let expected = format!(
             "\
+Goals that are missed:
+
+* UNMAP and MAP with one kick: at most 230 instructions (riscv64): 231.0 instructions.
+
+Where a rival is better:
+
 | where               | what | size | unit | ours   |      | rival          |      | ratio |
 | ------------------- | ---- | ---: | ---- | ------ | ---: | -------------- | ---: | ----: |
 | requests on riscv64 | map  |   64 | ns   | domain | 2500 | virtio-drivers | 2000 | 1.25x |
 
+{REASONS}
 ## requests
 
 In turns.
@@ -296,6 +363,7 @@ In turns.
 With QEMU 10.0.2, rustc 1.95.0, virtio-drivers 0.13.0; on A Processor, 2 threads.
 
 {TABLE}
+{COUNTS}
 ```sh
 qemu one
 qemu two
@@ -307,11 +375,7 @@ qemu two
 
     #[test]
     fn a_terminal_gets_the_same_tables_and_its_own_goals() {
-        let mut data = data();
-        let count = "riscv64 instructions";
-        data.rows
-            .push(row(count, "pipeline", "unmap+map", 1, 231.0));
-        let text = told(&data);
+        let text = told(&data());
         assert!(text.contains(TABLE), "{text}");
         let goals: Vec<&str> = text
             .lines()
@@ -326,6 +390,43 @@ qemu two
     fn nothing_measured_is_a_page_too() {
         let text = page(&Data::default());
         assert!(text.contains("not measured"));
-        assert!(text.ends_with("## Where we lose\n\nNowhere, of what was measured.\n"));
+        let expected = "## Where we lose\n\n\
+                        No goal is missed, of those that were measured.\n\n\
+                        No rival is better, of those that were measured.\n\n\
+                        ### Why\n";
+        assert!(text.contains(expected), "{text}");
+        assert!(text.ends_with(REASONS));
+    }
+
+    #[test]
+    fn the_floor_and_the_average_are_told_as_such() {
+        let mut steps = row("iova", "ours", "steps-alloc", 100, 21.0);
+        steps.unit = "nodes".into();
+        steps.more.insert("average".into(), 4.5.into());
+        let rows = [
+            row("iova", "memory-alone", "ring", 100, 2.0),
+            row("iova", "ours", "ring", 100, 20.0),
+            steps,
+            row("iova", "vm-allocator", "ring", 1000, 80.0),
+        ];
+        let all = comparisons(&rows);
+        let expected = "\
+| ns   | size | ours | vm-allocator | floor (memory alone) | ratio of ours |
+| ---- | ---: | ---: | -----------: | -------------------: | ------------: |
+| ring |  100 | 20.0 |            – |                 2.00 |             – |
+| ring | 1000 |    – |         80.0 |                    – |             – |
+";
+        assert_eq!(figures(&all[0]), expected);
+        let expected = "\
+| nodes       | size |                ours |
+| ----------- | ---: | ------------------: |
+| steps-alloc |  100 | 21.0 (average 4.50) |
+";
+        assert_eq!(figures(&all[1]), expected);
+        // Nobody to be compared with.
+        let alone = comparisons(&rows[..2]);
+        let text = figures(&alone[0]);
+        assert!(!text.contains("ratio"), "{text}");
+        assert!(losses(&alone).starts_with("No rival"));
     }
 }
