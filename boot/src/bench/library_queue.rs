@@ -175,6 +175,11 @@ impl<'a> LibraryQueue<'a> {
         }
     }
 
+    /// Notifies the device, whether or not there is something new.
+    pub fn notify(&mut self) {
+        self.transport.notify(REQUEST_QUEUE);
+    }
+
     /// Waits for the answer of a request. They come in order, from QEMU.
     fn pop(&mut self, index: usize) -> Result<(), LibraryError> {
         if !self.queue.can_pop() {

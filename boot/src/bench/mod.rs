@@ -11,12 +11,14 @@
 //! | [`series`] | the samples of all figures, and their medians |
 //! | [`own_driver`] | the driver, by its public API |
 //! | [`pipeline`] | the driver's request queue by itself |
+//! | [`parts`] | what a request takes besides: lock, notification |
 //! | [`library_queue`] | the rival: the queue of `virtio-drivers`, on the same device |
 //! | [`requests`] | the benchmark of requests |
 
 mod library_queue;
 mod meter;
 mod own_driver;
+mod parts;
 mod pipeline;
 mod requests;
 mod series;

@@ -12,6 +12,7 @@ use virtio_iommu::{EndpointId, Iommu, Options, PhysRange};
 use super::library_queue::LibraryQueue;
 use super::meter::Meter;
 use super::own_driver::OwnDomain;
+use super::parts;
 use super::pipeline::Queue;
 use super::series::Samples;
 use super::subject::{self, PAGES, Subject};
@@ -78,6 +79,8 @@ impl Bench {
         let mut queue = report.need("library_queue", queue)?;
         let result = subject::round(&mut queue, &self.meter, &mut self.samples);
         report.need("library_queue", result)?;
+        parts::notify(&mut queue, &self.meter, &mut self.samples);
+        parts::lock(&self.meter, &mut self.samples);
         report.need("library_queue", queue.stop())
     }
 

@@ -14,7 +14,7 @@ const BATCHES: [usize; 3] = [1, 8, PAGES];
 
 /// Blocks at the start of a round that are not counted: the emulator translates code when it runs
 /// for the first time.
-const WARM_UP: usize = 2;
+pub const WARM_UP: usize = 2;
 
 /// Blocks that are counted in a round.
 pub const BLOCKS: usize = 8;
