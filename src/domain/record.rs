@@ -67,6 +67,9 @@ pub(crate) enum Owner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record(u64);
 
+// What a node of the ledger has room for.
+const _: () = assert!(size_of::<Record>() == 8);
+
 const ACCESS: u64 = 0b111;
 const STATE_SHIFT: u32 = 3;
 const STATE: u64 = 0b111 << STATE_SHIFT;

@@ -10,7 +10,7 @@
 //! | [`qemu`] | finds QEMU, writes its command line |
 //! | [`vm`] | runs one VM under a watchdog, captures what it says |
 //! | [`demo`] | the machine and the verdict of `cargo xtask run` |
-//! | [`bench`] | benchmarks on the host and in the guest, their data and their page |
+//! | [`mod@bench`] | benchmarks on the host and in the guest, their data and their page |
 //! | [`ci`] | formatting, lints, documentation, tests |
 //! | [`command`], [`progress`] | other programs, run with a bounded log and a progress line |
 
