@@ -139,9 +139,7 @@ impl Device {
         if run.sent() == 0 {
             return (run, 0);
         }
-        if queue.ring().wants_kick() {
-            link.notify(REQUEST_QUEUE);
-        }
+        notify(queue, link);
         (run, queue.reap_run(run))
     }
 
@@ -157,9 +155,7 @@ impl Device {
         let Some(first) = queue.send_few(requests) else {
             return Err((Run::NONE, 0));
         };
-        if queue.ring().wants_kick() {
-            link.notify(REQUEST_QUEUE);
-        }
+        notify(queue, link);
         queue.reap_few::<N>(first)
     }
 
@@ -167,11 +163,8 @@ impl Device {
     /// asked not to be.
     pub(crate) fn kick(&mut self) {
         if let Some(queues) = &self.queues {
-            let ring = queues.requests.ring();
-            ring.publish();
-            if ring.wants_kick() {
-                self.link.notify(REQUEST_QUEUE);
-            }
+            queues.requests.ring().publish();
+            notify(&queues.requests, &mut *self.link);
         }
     }
 
@@ -210,5 +203,13 @@ impl Device {
         let queues = self.queues.take()?;
         self.link.set_status(DeviceStatus::empty());
         Some(queues)
+    }
+}
+
+/// Notifies the device of requests that were published, unless it asked not to be.
+#[inline(always)]
+fn notify(queue: &RequestQueue, link: &mut dyn Link) {
+    if queue.ring().wants_kick() {
+        link.notify(REQUEST_QUEUE);
     }
 }

@@ -26,12 +26,7 @@ pub struct DmaLimits {
 
 impl Default for DmaLimits {
     fn default() -> Self {
-        Self {
-            mask: u64::MAX,
-            align: 1,
-            boundary: 0,
-            max_segment: u64::MAX,
-        }
+        Self::address_bits(64)
     }
 }
 

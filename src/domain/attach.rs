@@ -111,10 +111,7 @@ impl<P: Platform> Domain<P> {
     fn replay(&self, group: &[EndpointId], replay: &Replay) -> Result<(), AttachError> {
         let mut failure = None;
         if replay.uncertain && self.flags.is_empty() {
-            let clear = Request::Unmap {
-                domain: self.id,
-                virt: self.shared.geometry.input_range(),
-            };
+            let clear = self.unmap_request(self.shared.geometry.input_range());
             failure = self.shared.execute_one(clear).err();
         }
         let requests = replay.mappings.iter().map(|mapping| Request::Map {

@@ -279,12 +279,16 @@ impl<P: Platform> Domain<P> {
 
     #[inline(always)]
     fn execute_pair<I>(&self, end: Held, plan: &Plan<I>) -> [Outcome; 2] {
-        let unmap = || Request::Unmap {
-            domain: self.id,
-            virt: end.iova,
-        };
         self.shared
-            .execute_few(|| [unmap(), self.map_request(plan)])
+            .execute_few(|| [self.unmap_request(end.iova), self.map_request(plan)])
+    }
+
+    #[inline(always)]
+    pub(super) fn unmap_request(&self, virt: IovaRange) -> Request {
+        Request::Unmap {
+            domain: self.id,
+            virt,
+        }
     }
 
     /// The only MAP request of a plan.
@@ -327,9 +331,7 @@ impl<P: Platform> Domain<P> {
     {
         let runs = self.runs(ends);
         let domain = self.id;
-        let unmaps = runs
-            .clone()
-            .map(|(virt, _)| Request::Unmap { domain, virt });
+        let unmaps = runs.clone().map(|(virt, _)| self.unmap_request(virt));
         let maps = plans.iter().flat_map(|plan| {
             let access = plan.access;
             plan.parts().map(move |(virt, phys_start)| Request::Map {
@@ -380,7 +382,7 @@ impl<P: Platform> Domain<P> {
         let error = error.unwrap_or(RequestError::Unconfirmed);
         let mut exposed = false;
         for (plan, fate) in plans.iter().zip(fates) {
-            let Held { slot, iova } = plan.held;
+            let Held { slot, .. } = plan.held;
             let from = match fate.error {
                 None => State::Mapped,
                 Some(_) => State::Mapping,
@@ -394,9 +396,7 @@ impl<P: Platform> Domain<P> {
                     .lock()
                     .ledger
                     .transition(slot, from, State::Unmapping);
-                let domain = self.id;
-                let unmap = Request::Unmap { domain, virt: iova };
-                self.shared.execute_one(unmap).is_ok()
+                self.send_end(plan.held).is_ok()
             };
             let mut state = self.state.lock();
             if gone {
@@ -475,10 +475,7 @@ impl<P: Platform> Domain<P> {
     /// The UNMAP of one mapping.
     #[inline(always)]
     pub(super) fn send_end(&self, held: Held) -> Outcome {
-        self.shared.execute_one(Request::Unmap {
-            domain: self.id,
-            virt: held.iova,
-        })
+        self.shared.execute_one(self.unmap_request(held.iova))
     }
 }
 
@@ -511,6 +508,20 @@ impl DomainState {
             self.ledger.remove(held.slot);
         }
         Ok(known)
+    }
+
+    /// Notes what became of the only MAP of a mapping.
+    pub(super) fn settle_begin(&mut self, slot: Slot, outcome: Outcome) -> Result<(), MapError> {
+        let (settled, result) = match outcome {
+            Ok(()) => (State::Mapped, Ok(())),
+            Err(error) if error.had_no_effect() => {
+                self.ledger.remove(slot);
+                return Err(MapError::Request(error));
+            }
+            Err(error) => (State::Quarantined, Err(MapError::Exposed(error))),
+        };
+        self.ledger.transition(slot, State::Mapping, settled);
+        result
     }
 
     /// Notes what became of an UNMAP.

@@ -14,7 +14,6 @@ use crate::address::IovaRange;
 use crate::device::{BATCH, Outcome, RequestError};
 use crate::iova::Slot;
 use crate::platform::Platform;
-use crate::wire::Request;
 
 const NONE: u32 = u32::MAX;
 
@@ -292,11 +291,7 @@ impl<P: Platform> Domain<P> {
             self.state.lock().settle_run(run, outcome);
         };
         if known {
-            let domain = self.id;
-            let requests = runs.clone().map(|virt| Request::Unmap {
-                domain,
-                virt: *virt,
-            });
+            let requests = runs.clone().map(|virt| self.unmap_request(*virt));
             let mut settled = runs.clone();
             self.shared.execute::<BATCH, _>(requests, |_, outcomes| {
                 for (run, outcome) in settled.by_ref().zip(outcomes) {

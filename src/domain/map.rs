@@ -133,21 +133,7 @@ impl<P: Platform> Domain<P> {
             phys_start: phys.start(),
             access,
         });
-        let mut state = self.state.lock();
-        let settled = match outcome {
-            Ok(()) => State::Mapped,
-            Err(error) if error.had_no_effect() => {
-                state.ledger.remove(slot);
-                return Err(MapError::Request(error));
-            }
-            Err(error) => {
-                state
-                    .ledger
-                    .transition(slot, State::Mapping, State::Quarantined);
-                return Err(MapError::Exposed(error));
-            }
-        };
-        state.ledger.transition(slot, State::Mapping, settled);
+        self.state.lock().settle_begin(slot, outcome)?;
         Ok(range)
     }
 
@@ -236,19 +222,10 @@ impl<P: Platform> Domain<P> {
                     let Some(slot) = state.ledger.find(*range) else {
                         continue;
                     };
-                    let settled = match outcome {
-                        Ok(()) => State::Mapped,
-                        Err(error) => {
-                            failure = failure.or(Some(*error));
-                            if error.had_no_effect() {
-                                state.ledger.remove(slot);
-                                continue;
-                            }
-                            exposed = true;
-                            State::Quarantined
-                        }
-                    };
-                    state.ledger.transition(slot, State::Mapping, settled);
+                    if let Err(error) = state.settle_begin(slot, *outcome) {
+                        failure = failure.or(outcome.err());
+                        exposed |= error.may_be_exposed();
+                    }
                 }
             });
         let Some(error) = failure else {
@@ -315,10 +292,7 @@ impl<P: Platform> Domain<P> {
             return Ok(());
         }
         let runs = self.runs(iova);
-        let domain = self.id;
-        let requests = runs
-            .clone()
-            .map(|(virt, _)| Request::Unmap { domain, virt });
+        let requests = runs.clone().map(|(virt, _)| self.unmap_request(virt));
         let mut failure = None;
         let mut runs = runs;
         let mut rest = iova;
