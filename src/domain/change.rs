@@ -511,6 +511,7 @@ impl DomainState {
     }
 
     /// Notes what became of the only MAP of a mapping.
+    #[inline(always)]
     pub(super) fn settle_begin(&mut self, slot: Slot, outcome: Outcome) -> Result<(), MapError> {
         let (settled, result) = match outcome {
             Ok(()) => (State::Mapped, Ok(())),
