@@ -5,6 +5,7 @@
 //! | [`host`] | `cargo bench`, and what Criterion leaves behind |
 //! | [`counts`] | what is counted on the host, and not timed |
 //! | [`guest`] | the machine that is booted, and its verdict |
+//! | [`io`] | disks behind the IOMMU, in this kernel and in others |
 //! | [`record`] | what the guest says on its serial line |
 //! | [`data`] | `docs/performance.json`: rows, and what they were measured with |
 //! | [`goals`] | what the figures should be, and whether they are |
@@ -19,6 +20,7 @@ pub mod data;
 pub mod goals;
 pub mod guest;
 pub mod host;
+pub mod io;
 pub mod page;
 pub mod record;
 pub mod table;
