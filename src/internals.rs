@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 pub use crate::iova::{IovaError, Slot, Space, Wish};
 
 use crate::address::{DomainId, IovaRange, PhysRange};
-use crate::device::{BATCH, RequestError, Shared, first_error};
+use crate::device::{BATCH, RequestError, Shared};
 use crate::domain::Domain;
 use crate::platform::Platform;
 use crate::wire::{Access, Request};
@@ -51,11 +51,7 @@ impl<P: Platform> Pipeline<P> {
         &self,
         requests: impl Iterator<Item = Request> + Clone,
     ) -> Result<(), RequestError> {
-        let mut failure = None;
-        self.shared.execute::<N, _>(requests, |_, outcomes| {
-            failure = failure.or(first_error(outcomes));
-        });
-        failure.map_or(Ok(()), Err)
+        self.shared.execute::<N, _>(requests, |_, _| {})
     }
 
     /// Maps one page or more.

@@ -148,7 +148,7 @@ pub(crate) fn start<P: Platform>(
         return Err(StartError::NeedsReset);
     }
     // The buffers were there before; a device may only look for them when it is told.
-    if let Some(queues) = &device.queues
+    if let Some(queues) = device.queues()
         && queues.events.ring().wants_kick()
     {
         device.link.notify(EVENT_QUEUE);

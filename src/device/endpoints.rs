@@ -158,7 +158,7 @@ impl<P: Platform> Shared<P> {
         }
         self.execute_one(Request::Probe { endpoint })
             .map_err(EndpointError::Probe)?;
-        let list = match &self.device.lock().queues {
+        let list = match self.device.lock().queues() {
             Some(queues) => queues.requests.properties(),
             None => Vec::new(),
         };

@@ -50,7 +50,7 @@ impl<P: Platform> Iommu<P> {
             device.check_status();
         }
         let needs_reset = device.is_broken();
-        let faults = match &device.queues {
+        let faults = match device.queues() {
             Some(queues) if queues.events.is_waiting() => {
                 queues.events.ring().suppress_interrupts();
                 true
@@ -100,8 +100,7 @@ impl<P: Platform> Iommu<P> {
     pub fn fault_counters(&self) -> FaultCounters {
         let device = self.shared.device.lock();
         device
-            .queues
-            .as_ref()
+            .queues()
             .map(|queues| queues.events.counters())
             .unwrap_or_default()
     }
@@ -113,7 +112,7 @@ impl<P: Platform> Shared<P> {
     /// `None` when the device was stopped.
     fn take_faults(&self, budget: &mut Option<u16>) -> Option<Batch> {
         let mut device = self.device.lock();
-        let queues = device.queues.as_mut()?;
+        let queues = device.queues_mut()?;
         let budget = budget.get_or_insert_with(|| {
             queues.events.note_overflow();
             queues.events.ring().size()
@@ -147,7 +146,7 @@ impl<P: Platform> Shared<P> {
     /// Lets the device interrupt for faults again; tells whether some came too early for that.
     fn allow_fault_interrupts(&self) -> bool {
         let device = self.device.lock();
-        device.queues.as_ref().is_some_and(|queues| {
+        device.queues().is_some_and(|queues| {
             queues.events.ring().allow_interrupts();
             queues.events.is_waiting()
         })

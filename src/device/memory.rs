@@ -3,6 +3,7 @@
 //! There are no references into it: the device may change any byte at any time. Accesses are
 //! volatile, aligned, checked against the bounds, and ordered by the fences of their callers.
 
+use core::marker::PhantomData;
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 
@@ -74,6 +75,27 @@ impl SharedMemory {
         Some(View { start, len })
     }
 
+    /// An area of a split queue with `size` elements, a power of two, at `offset`; `None` if it is
+    /// not inside or not aligned.
+    ///
+    /// # Safety
+    ///
+    /// The area is not used after [`free`](Self::free).
+    pub(crate) unsafe fn area<T>(&self, offset: usize, size: u16) -> Option<Area<T>> {
+        const { assert!(align_of::<T>() <= Area::<T>::HEAD) };
+        if !size.is_power_of_two() || !offset.is_multiple_of(Area::<T>::HEAD) {
+            return None;
+        }
+        let bytes = Area::<T>::HEAD + usize::from(size) * size_of::<T>();
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { self.view::<u8>(offset, bytes) }?;
+        Some(Area {
+            flags: bytes.start.cast(),
+            mask: size - 1,
+            elements: PhantomData,
+        })
+    }
+
     /// The `T` at `offset`; `None` if it is not inside or not aligned.
     ///
     /// # Safety
@@ -131,54 +153,154 @@ pub(crate) struct View<T> {
 unsafe impl<T> Send for View<T> {}
 
 impl<T> View<T> {
-    /// The same view once more. What holds for one holds for the other.
-    #[inline]
-    pub(crate) fn copy(&self) -> Self {
-        Self {
-            start: self.start,
-            len: self.len,
-        }
-    }
-
-    /// A pointer to an element, if it exists.
-    #[inline]
-    fn at(&self, index: usize) -> Option<NonNull<T>> {
-        debug_assert!(index < self.len);
+    /// An element, if it exists.
+    pub(crate) fn get(&self, index: usize) -> Option<Place<T>> {
         if index >= self.len {
             return None;
         }
         // SAFETY: the element is inside the array that was checked when the view was made.
-        Some(unsafe { self.start.add(index) })
+        Some(Place(unsafe { self.start.add(index) }))
     }
-}
 
-impl<T: Word> View<T> {
-    /// Writes an element; nothing where there is none, which is a defect of the caller.
-    #[inline]
-    pub(crate) fn write(&self, index: usize, value: T) {
-        if let Some(at) = self.at(index) {
-            // SAFETY: `at` checked the index, and the memory is there as long as the view is used.
-            unsafe { at.write_volatile(value.little_endian()) }
+    /// Both arrays side by side, as far as the shorter one goes.
+    pub(crate) fn beside<U>(self, other: View<U>) -> Columns<T, U> {
+        Columns {
+            left: self.start,
+            right: other.start,
+            len: self.len.min(other.len),
         }
     }
 }
 
-impl View<[u32; 2]> {
-    /// Reads an element, one word after the other; zeros where there is none, which is a defect of
-    /// the caller.
-    #[inline]
-    pub(crate) fn read_pair(&self, index: usize) -> [u32; 2] {
-        let Some(at) = self.at(index) else {
-            return [0; 2];
-        };
-        let first = at.cast::<u32>();
-        // SAFETY: the second word of the element.
-        let second = unsafe { first.add(1) };
-        // SAFETY: `at` checked the index, and the memory is there as long as the view is used.
-        let a = unsafe { first.read_volatile() };
+/// Two arrays in shared memory whose elements belong together.
+#[derive(Debug)]
+pub(crate) struct Columns<T, U> {
+    left: NonNull<T>,
+    right: NonNull<U>,
+    /// Not more than there are in either.
+    len: usize,
+}
+
+impl<T, U> Clone for Columns<T, U> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T, U> Copy for Columns<T, U> {}
+
+// SAFETY: as for `View`.
+unsafe impl<T, U> Send for Columns<T, U> {}
+
+impl<T, U> Columns<T, U> {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The elements of a row, which exists.
+    ///
+    /// # Safety
+    ///
+    /// `index` is less than [`len`](Self::len).
+    #[inline(always)]
+    unsafe fn row(&self, index: usize) -> (Place<T>, Place<U>) {
+        // SAFETY: `len` elements were checked when the view was made, and this is one of them.
+        let left = unsafe { self.left.add(index) };
         // SAFETY: as above.
-        let b = unsafe { second.read_volatile() };
-        [u32::from_le(a), u32::from_le(b)]
+        let right = unsafe { self.right.add(index) };
+        (Place(left), Place(right))
+    }
+
+    /// A row, if it exists.
+    pub(crate) fn get(&self, index: usize) -> Option<(Place<T>, Place<U>)> {
+        // SAFETY: the row exists.
+        (index < self.len).then(|| unsafe { self.row(index) })
+    }
+
+    /// The first rows, if there are so many.
+    #[inline(always)]
+    pub(crate) fn first<const N: usize>(&self) -> Option<[(Place<T>, Place<U>); N]> {
+        if self.len < N {
+            return None;
+        }
+        // SAFETY: `from_fn` counts up to `N`.
+        Some(core::array::from_fn(|index| unsafe { self.row(index) }))
+    }
+
+    /// The rows, up to `most` of them.
+    #[inline(always)]
+    pub(crate) fn rows(
+        &self,
+        most: usize,
+    ) -> impl Iterator<Item = (Place<T>, Place<U>)> + use<T, U> {
+        // A copy, because the compiler cannot know that writes to shared memory do not change it.
+        let columns = *self;
+        // SAFETY: the range ends at `len`, or before.
+        (0..columns.len.min(most)).map(move |index| unsafe { columns.row(index) })
+    }
+}
+
+/// Where one side of a split queue tells the other what is new (virtio 1.2 §2.7.6, §2.7.8): flags,
+/// an index that counts modulo 2^16, and the elements that it goes around.
+#[derive(Debug)]
+pub(crate) struct Area<T> {
+    flags: NonNull<u16>,
+    /// One less than the number of elements, which is a power of two.
+    mask: u16,
+    elements: PhantomData<T>,
+}
+
+impl<T> Clone for Area<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Area<T> {}
+
+// SAFETY: as for `View`.
+unsafe impl<T> Send for Area<T> {}
+
+impl<T> Area<T> {
+    /// Flags and index, before the elements.
+    const HEAD: usize = 4;
+
+    /// Reads the flags.
+    #[inline(always)]
+    pub(crate) fn flags(&self) -> u16 {
+        Place(self.flags).read()
+    }
+
+    /// Writes the flags.
+    pub(crate) fn set_flags(&self, flags: u16) {
+        Place(self.flags).write(flags);
+    }
+
+    #[inline(always)]
+    fn index_place(&self) -> Place<u16> {
+        // SAFETY: the index is behind the flags, and was checked with them.
+        Place(unsafe { self.flags.add(1) })
+    }
+
+    /// Reads the index.
+    #[inline(always)]
+    pub(crate) fn index(&self) -> u16 {
+        self.index_place().read()
+    }
+
+    /// Writes the index.
+    #[inline(always)]
+    pub(crate) fn set_index(&self, index: u16) {
+        self.index_place().write(index);
+    }
+
+    /// The element that an index stands for.
+    #[inline(always)]
+    pub(crate) fn element(&self, index: u16) -> Place<T> {
+        // SAFETY: the elements are behind flags and index, and were checked with them.
+        let first = unsafe { self.flags.byte_add(Self::HEAD) }.cast::<T>();
+        // SAFETY: there are `mask + 1` elements, and what is masked is not more than the mask.
+        Place(unsafe { first.add(usize::from(index & self.mask)) })
     }
 }
 
@@ -216,27 +338,31 @@ impl<T: Word> Place<T> {
     }
 }
 
-impl<const WORDS: usize> Place<[u64; WORDS]> {
-    /// Reads a word.
-    #[inline]
-    pub(crate) fn read<const AT: usize>(&self) -> u64 {
+impl<T: Word, const WORDS: usize> Place<[T; WORDS]> {
+    /// One of the words.
+    #[inline(always)]
+    fn word<const AT: usize>(&self) -> Place<T> {
         const { assert!(AT < WORDS) };
-        // SAFETY: inside of the array.
-        let at = unsafe { self.0.cast::<u64>().add(AT) };
-        // SAFETY: as for `write`; any bit pattern is a number.
-        let value = unsafe { at.read_volatile() };
-        u64::from_le(value)
+        // SAFETY: inside of the array, whose bounds and alignment were checked.
+        Place(unsafe { self.0.cast::<T>().add(AT) })
+    }
+
+    /// Reads a word.
+    #[inline(always)]
+    pub(crate) fn read<const AT: usize>(&self) -> T {
+        self.word::<AT>().read()
+    }
+
+    /// Reads the first byte of a word.
+    #[inline(always)]
+    pub(crate) fn read_byte<const AT: usize>(&self) -> u8 {
+        Place(self.word::<AT>().0.cast::<u8>()).read()
     }
 
     /// Writes a word.
-    #[inline]
-    pub(crate) fn write<const AT: usize>(&self, value: u64) {
-        const { assert!(AT < WORDS) };
-        // SAFETY: inside of the array.
-        let at = unsafe { self.0.cast::<u64>().add(AT) };
-        // SAFETY: `SharedMemory::place` checked bounds and alignment of the array, and the memory
-        // is there as long as the place is used.
-        unsafe { at.write_volatile(value.to_le()) }
+    #[inline(always)]
+    pub(crate) fn write<const AT: usize>(&self, value: T) {
+        self.word::<AT>().write(value);
     }
 }
 

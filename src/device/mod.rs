@@ -9,6 +9,7 @@ mod memory;
 mod pipeline;
 mod requests;
 mod ring;
+mod slots;
 mod state;
 mod transport;
 mod wait;
@@ -28,7 +29,7 @@ pub use requests::RequestError;
 
 pub(crate) use endpoints::{ClaimError, DomainEnd};
 pub(crate) use pipeline::BATCH;
-pub(crate) use requests::{Outcome, first_error};
+pub(crate) use requests::Outcome;
 pub(crate) use wait::Deadline;
 
 use crate::address::{DomainId, DomainRange, EndpointId};

@@ -1,7 +1,9 @@
 //! Sending requests and waiting for their answers, without holding a lock meanwhile.
 
+use lock_api::MutexGuard;
+
 use super::Shared;
-use super::requests::{Outcome, RequestError, Run, Ticket};
+use super::requests::{Outcome, RequestError, Sent, Ticket};
 use super::state::Device;
 use super::wait::Deadline;
 use crate::platform::Platform;
@@ -28,20 +30,20 @@ struct Batch<const N: usize> {
 }
 
 impl<const N: usize> Batch<N> {
-    /// What became of a run of which the first answers, `well`, were good.
-    fn of(run: Run, well: usize) -> Self {
+    /// What became of requests that went the fast way.
+    fn of(fast: Sent) -> Self {
         let mut batch = Self {
             tickets: [None; N],
             outcomes: [Err(RequestError::NoSlot); N],
-            sent: run.sent(),
-            open: run.sent() - well,
+            sent: fast.sent,
+            open: fast.sent - fast.well,
         };
         let places = batch.tickets.iter_mut().zip(&mut batch.outcomes);
-        for (i, (ticket, outcome)) in places.enumerate().take(run.sent()) {
-            if i < well {
+        for (i, (ticket, outcome)) in places.enumerate().take(fast.sent) {
+            if i < fast.well {
                 *outcome = Ok(());
             } else {
-                *ticket = run.ticket(i);
+                *ticket = Ticket::of(i);
             }
         }
         batch
@@ -96,7 +98,7 @@ impl<const N: usize> Batch<N> {
         let places = self.tickets.iter_mut().zip(&mut self.outcomes);
         for (request, (ticket, outcome)) in requests.zip(places) {
             if let Some(waiting) = ticket.take() {
-                if let Some(queues) = &mut device.queues {
+                if let Some(queues) = device.queues_mut() {
                     queues.requests.abandon(waiting, request);
                 }
                 *outcome = Err(RequestError::Unconfirmed);
@@ -108,7 +110,7 @@ impl<const N: usize> Batch<N> {
 
 impl<P: Platform> Shared<P> {
     /// Sends requests, with one kick per `N`, up to [`BATCH`], and hands the outcomes of each kick
-    /// to `done`, in order, with the index of the first.
+    /// to `done`, in order, with the index of the first. Returns the first error.
     ///
     /// `requests` is walked under the lock of the device; `done` is called without it. The
     /// requests are in the ring in their order, but devices may process them in any.
@@ -117,36 +119,37 @@ impl<P: Platform> Shared<P> {
         &self,
         requests: R,
         mut done: impl FnMut(usize, &[Outcome]),
-    ) where
+    ) -> Outcome
+    where
         R: Iterator<Item = Request> + Clone,
     {
         const { assert!(N <= BATCH) };
+        let mut all = Ok(());
         let mut index = 0;
         let mut rest = requests;
         loop {
-            let requests = rest.clone().take(N);
+            let these = rest.clone();
             let mut device = self.device.lock();
-            let (run, well) = device.send_run(requests, N);
+            let fast = device.send_run(&mut rest, N);
             drop(device);
-            if well == run.sent() && !run.left {
-                let outcomes = ALL_WELL.get(..well).unwrap_or_default();
-                trace(rest.clone(), outcomes);
-                if well > 0 {
+            if fast.well == fast.sent && !fast.left {
+                let outcomes = ALL_WELL.get(..fast.well).unwrap_or_default();
+                trace(these, outcomes);
+                if fast.well > 0 {
                     done(index, outcomes);
                 }
             } else {
-                let batch = self.finish::<N, _>(run, well, rest.clone().take(N));
-                let count = rest.clone().take(N).count();
+                let batch = self.finish::<N, _>(fast, these.clone().take(N));
+                rest = these.clone();
+                let count = rest.by_ref().take(N).count();
                 let outcomes = batch.outcomes.get(..count).unwrap_or(&batch.outcomes);
-                trace(rest.clone(), outcomes);
+                trace(these, outcomes);
+                all = outcomes.iter().fold(all, |all, outcome| all.and(*outcome));
                 done(index, outcomes);
             }
             index += N;
-            if run.sent() < N && !run.left
-                || rest.nth(N - 1).is_none()
-                || rest.clone().next().is_none()
-            {
-                return;
+            if rest.clone().next().is_none() {
+                return all;
             }
         }
     }
@@ -156,33 +159,33 @@ impl<P: Platform> Shared<P> {
     #[inline(always)]
     pub(crate) fn execute_few<const N: usize>(
         &self,
-        make: impl Fn() -> [Request; N],
+        make: impl Fn() -> [Request; N] + Copy,
     ) -> [Outcome; N] {
         let mut device = self.device.lock();
-        let sent = device.send_few(make());
-        drop(device);
-        let mut outcomes = [Ok(()); N];
-        if let Err((run, well)) = sent {
-            outcomes = self.finish_few(run, well, &make());
+        match device.send_few(make()) {
+            Ok(()) => drop(device),
+            Err(fast) => return self.finish_few(device, fast, make),
         }
         if log::max_level() >= log::Level::Trace {
-            // A copy, so that the compiler keeps the others in registers.
-            let seen = outcomes;
-            trace_all(make().into_iter(), &seen);
+            trace_few(make);
         }
-        outcomes
+        [Ok(()); N]
     }
 
+    /// Finishes what did not go the fast way.
     #[cold]
     #[inline(never)]
     fn finish_few<const N: usize>(
         &self,
-        run: Run,
-        well: usize,
-        requests: &[Request; N],
+        device: MutexGuard<'_, P::Lock, Device>,
+        fast: Sent,
+        make: impl Fn() -> [Request; N],
     ) -> [Outcome; N] {
-        self.finish::<N, _>(run, well, requests.iter().copied())
-            .outcomes
+        drop(device);
+        let requests = make();
+        let batch = self.finish::<N, _>(fast, requests.iter().copied());
+        trace(requests.into_iter(), &batch.outcomes);
+        batch.outcomes
     }
 
     /// Sends one request.
@@ -196,18 +199,18 @@ impl<P: Platform> Shared<P> {
     pub(crate) fn may_yet(&self, matches: impl Fn(&Request) -> bool) -> bool {
         let mut device = self.device.lock();
         device.reap();
-        let queues = device.queues.as_ref();
+        let queues = device.queues();
         queues.is_some_and(|queues| queues.requests.may_yet(matches))
     }
 
     /// Waits for the answers that are missing, and sends what is left when there is room.
     #[cold]
-    fn finish<const N: usize, R>(&self, run: Run, well: usize, requests: R) -> Batch<N>
+    fn finish<const N: usize, R>(&self, fast: Sent, requests: R) -> Batch<N>
     where
         R: Iterator<Item = Request> + Clone,
     {
-        let mut batch = Batch::of(run, well);
-        let mut left = run.left;
+        let mut batch = Batch::of(fast);
+        let mut left = fast.left;
         let mut deadline = Deadline::after(&*self.platform, self.timeout);
         let mut passed = false;
         let mut looks = 0_u32;
@@ -241,6 +244,13 @@ fn trace(requests: impl Iterator<Item = Request>, outcomes: &[Outcome]) {
     if log::max_level() >= log::Level::Trace {
         trace_all(requests, outcomes);
     }
+}
+
+/// The same for a few, all of which went well.
+#[cold]
+#[inline(never)]
+fn trace_few<const N: usize>(make: impl Fn() -> [Request; N]) {
+    trace_all(make().into_iter(), &[Ok(()); N]);
 }
 
 #[cold]

@@ -1,27 +1,20 @@
 //! The request queue: fixed slots, many in flight, answers in any order (§5.13.6).
 //!
-//! A slot is two descriptors, linked once: the request, which the device reads, and its tail,
-//! which it writes. Submitting writes the body, poisons the tail and publishes the slot.
+//! While nobody has a slot, requests go the fast way: into the first slots, and their answers are
+//! looked at before anybody else sees the queue. Whatever is not answered at once, in order and
+//! well is in flight from then on, and each of its slots has a state.
 
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
 
 use thiserror::Error;
 
-use super::memory::{Place, SharedMemory};
-use super::ring::{DESC_F_NEXT, DESC_F_WRITE, Descriptor, SplitRing, Used};
+use super::memory::SharedMemory;
+use super::ring::{DESC_F_NEXT, DESC_F_WRITE, Descriptor, SplitRing, Turn};
+use super::slots::{self, POISON, Probe, SLOT_SIZE, Slot, Slots, TAIL_OFFSET};
+use crate::address::PhysAddr;
 use crate::platform::Platform;
-use crate::wire::{REQUEST_WORDS, Request, STATUS_OK, Status, TAIL_SIZE, parse_status};
-
-/// Size of a slot, in words.
-const SLOT_WORDS: usize = 16;
-/// Size of a slot, in bytes.
-const SLOT_SIZE: usize = 8 * SLOT_WORDS;
-/// The word of a slot that is its tail.
-const TAIL: usize = 12;
-const _: () = assert!(REQUEST_WORDS <= TAIL);
-/// In the tail until the device writes it: no status has this value.
-const POISON: u8 = 0xff;
+use crate::wire::{Request, STATUS_OK, Status, TAIL_SIZE, parse_status};
 
 /// Why a request did not succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -57,11 +50,6 @@ impl RequestError {
 /// What became of a request.
 pub(crate) type Outcome = Result<(), RequestError>;
 
-/// The first error among some outcomes.
-pub(crate) fn first_error(outcomes: &[Outcome]) -> Option<RequestError> {
-    outcomes.iter().find_map(|outcome| outcome.err())
-}
-
 /// What the device says about a request with a status, having written `len` bytes of `expected`.
 fn outcome(status: u8, len: u32, expected: u32) -> Outcome {
     match len {
@@ -83,12 +71,10 @@ pub(crate) struct Broken;
 pub(crate) struct Ticket(NonZeroU16);
 
 impl Ticket {
-    #[inline]
-    fn of(slot: usize) -> Option<Self> {
+    pub(crate) fn of(slot: usize) -> Option<Self> {
         NonZeroU16::new((slot as u16).wrapping_add(1)).map(Self)
     }
 
-    #[inline]
     fn slot(self) -> usize {
         usize::from(self.0.get() - 1)
     }
@@ -106,102 +92,73 @@ enum State {
     Done,
 }
 
-/// One slot: its state, and where its parts are in shared memory.
-#[derive(Debug)]
-struct Slot {
-    body: Place<[u64; SLOT_WORDS]>,
-    /// The length in the first descriptor.
-    len: Place<u32>,
+/// What is known of a slot.
+#[derive(Clone, Copy, Debug)]
+struct Progress {
     state: State,
     /// The answer, when it is done.
     outcome: Outcome,
 }
 
-impl Slot {
-    /// Writes a request.
-    #[inline(always)]
-    fn fill(&self, request: &Request) {
-        // Copies, because the compiler cannot know that the writes to shared memory do not change
-        // the slot itself.
-        let Self { body, len, .. } = *self;
-        let encoded = request.encode();
-        let [a, b, c, d, e] = encoded.words;
-        body.write::<0>(a);
-        body.write::<1>(b);
-        body.write::<2>(c);
-        body.write::<3>(d);
-        body.write::<4>(e);
-        body.write::<TAIL>(POISON.into());
-        len.write(encoded.len);
-    }
+impl Progress {
+    const FREE: Self = Self {
+        state: State::Free,
+        outcome: Err(RequestError::Unconfirmed),
+    };
 }
 
 pub(crate) struct RequestQueue {
     ring: SplitRing,
     memory: SharedMemory,
-    slots: Vec<Slot>,
-    /// The slot that is looked at first when one is needed.
+    slots: Slots,
+    /// How many slots are not free.
+    busy: usize,
+    /// All slots, that of PROBE last.
+    progress: Vec<Progress>,
+    /// The slot that is looked at first when one is needed and some are not free.
     next: usize,
-    /// Slots for everything but PROBE: the first ones.
-    usable: usize,
     /// What was abandoned, by slot. Has room for all.
     abandoned: Vec<(usize, Request)>,
     probe: Option<Probe>,
 }
 
-/// Whether a used element is the answer of a slot, which is that all is well.
+/// Ends a turn: takes out the answers for the first slots, as long as all were given and they come
+/// in order and say that all is well. Returns how many.
 #[inline(always)]
-fn answered_well(used: Used, at: usize, slot: &Slot) -> bool {
-    let well = used.len == TAIL_SIZE && slot.body.read::<TAIL>() as u8 == STATUS_OK;
-    well && used.id == 2 * at as u32
+fn take_answers(turn: Turn<'_>, slots: impl Iterator<Item = Slot>) -> usize {
+    let mut well = 0;
+    if turn.is_all_used() {
+        for slot in slots {
+            let used = turn.used(well as u16);
+            let is_well = used.len == TAIL_SIZE && slots::status(slot) == STATUS_OK;
+            if !is_well || used.id != 2 * well {
+                break;
+            }
+            well += 1;
+        }
+    }
+    turn.end(well as u16);
+    well as usize
 }
 
-/// The reply to PROBE, whose slot is the last one.
-struct Probe {
-    reply: SharedMemory,
-    /// Of the properties, in bytes.
-    size: u32,
-    status: Place<u8>,
-}
-
-/// Requests in slots that follow each other.
+/// What became of requests that went the fast way, in the first slots.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Run {
-    first: usize,
-    sent: usize,
-    /// Some requests were not sent, for want of slots that follow each other.
+pub(crate) struct Sent {
+    /// How many were sent.
+    pub(crate) sent: usize,
+    /// How many of the first were answered, and well; the others are in flight.
+    pub(crate) well: usize,
+    /// Some requests were not sent, for want of slots.
     pub(crate) left: bool,
 }
 
-impl Run {
-    /// Requests that were all left.
-    pub(crate) const NONE: Self = Self {
-        first: 0,
+impl Sent {
+    /// All requests were left.
+    pub(crate) const NOTHING: Self = Self {
         sent: 0,
+        well: 0,
         left: true,
     };
-
-    #[inline]
-    fn new(first: usize, sent: usize, left: bool) -> Self {
-        Self { first, sent, left }
-    }
-
-    /// How many requests were sent.
-    #[inline]
-    pub(crate) fn sent(&self) -> usize {
-        self.sent
-    }
-
-    /// The slots.
-    #[inline]
-    fn slots(&self) -> core::ops::Range<usize> {
-        self.first..self.first + self.sent
-    }
-
-    /// The ticket of one of its requests.
-    pub(crate) fn ticket(&self, index: usize) -> Option<Ticket> {
-        Ticket::of(self.first + index)
-    }
 }
 
 impl RequestQueue {
@@ -211,114 +168,82 @@ impl RequestQueue {
         size: u16,
         probe_size: Option<u32>,
     ) -> Option<Self> {
-        let count = usize::from(size / 2);
-        let mut slots = Vec::new();
-        slots.try_reserve_exact(count).ok()?;
+        let count = size / 2;
+        let usable = count - u16::from(probe_size.is_some());
+        let mut progress = Vec::new();
+        progress.try_reserve_exact(usize::from(count)).ok()?;
+        progress.resize(usize::from(count), Progress::FREE);
         let mut abandoned = Vec::new();
-        abandoned.try_reserve_exact(count).ok()?;
-        let ring = SplitRing::new(platform, size)?;
-        let memory = SharedMemory::new(platform, SLOT_SIZE * count);
-        let probe = probe_size.map(|size| {
-            let reply = SharedMemory::new(platform, (size + TAIL_SIZE) as usize)?;
-            // SAFETY: kept beside the memory, and gone when that is freed.
-            match unsafe { reply.place(size as usize) } {
-                Some(status) => Some(Probe {
-                    reply,
-                    size,
-                    status,
-                }),
-                None => {
-                    // SAFETY: the device was not told of it.
-                    unsafe { reply.free(platform) };
-                    None
-                }
-            }
-        });
-        let mut queue = match (memory, probe) {
-            (Some(memory), None) => Self::empty(ring, memory, slots, abandoned, None),
-            (Some(memory), Some(Some(probe))) => {
-                Self::empty(ring, memory, slots, abandoned, Some(probe))
-            }
-            (memory, probe) => {
-                // SAFETY: the device was not told of the ring.
-                unsafe { ring.into_memory().free(platform) };
-                if let Some(memory) = memory {
-                    // SAFETY: nor of the slots.
-                    unsafe { memory.free(platform) };
-                }
-                if let Some(Some(probe)) = probe {
-                    // SAFETY: nor of the reply.
-                    unsafe { probe.reply.free(platform) };
-                }
+        abandoned.try_reserve_exact(usize::from(count)).ok()?;
+        let ring = SplitRing::new(platform, size);
+        let memory = SharedMemory::new(platform, SLOT_SIZE * usize::from(usable));
+        let probe = probe_size.map(|size| Probe::new(platform, size));
+        let (ring, memory, probe) = match (ring, memory, probe) {
+            (Some(ring), Some(memory), None) => (ring, memory, None),
+            (Some(ring), Some(memory), Some(Some(probe))) => (ring, memory, Some(probe)),
+            (ring, memory, probe) => {
+                // SAFETY: the device was not told of it.
+                unsafe { free_parts(platform, ring, memory, probe.flatten()) };
                 return None;
             }
         };
-        if queue.link(size / 2).is_none() {
+        // SAFETY: the slots are kept beside their memory, and are gone when that is freed.
+        let bodies = unsafe { memory.view(0, usize::from(usable)) };
+        // SAFETY: the ring is freed together with the slots.
+        let pairs = unsafe { ring.pairs(usable) };
+        let (Some(bodies), Some(pairs)) = (bodies, pairs) else {
             // SAFETY: the device was not told of it.
-            unsafe { queue.free(platform) };
+            unsafe { free_parts(platform, Some(ring), Some(memory), probe) };
             return None;
-        }
+        };
+        let queue = Self {
+            ring,
+            memory,
+            slots: bodies.beside(pairs),
+            busy: 0,
+            progress,
+            next: 0,
+            abandoned,
+            probe,
+        };
+        queue.link(usable);
         queue.ring.suppress_interrupts();
         Some(queue)
     }
 
-    fn empty(
-        ring: SplitRing,
-        memory: SharedMemory,
-        slots: Vec<Slot>,
-        abandoned: Vec<(usize, Request)>,
-        probe: Option<Probe>,
-    ) -> Self {
-        Self {
-            ring,
-            memory,
-            slots,
-            next: 0,
-            usable: 0,
-            abandoned,
-            probe,
+    /// Writes the descriptors of all slots.
+    fn link(&self, usable: u16) {
+        for slot in 0..usable {
+            let at = SLOT_SIZE * usize::from(slot);
+            let tail = (self.memory.phys(at + TAIL_OFFSET), TAIL_SIZE);
+            // The length comes with each request.
+            self.link_one(slot, [(self.memory.phys(at), 0), tail]);
+        }
+        if let Some(probe) = &self.probe {
+            self.link_one(usable, probe.parts());
         }
     }
 
-    /// Makes the slots, and writes their descriptors.
-    fn link(&mut self, count: u16) -> Option<()> {
-        for slot in 0..count {
-            let at = SLOT_SIZE * usize::from(slot);
-            let reply = match &self.probe {
-                Some(probe) if slot + 1 == count => (probe.reply.phys(0), probe.size + TAIL_SIZE),
-                _ => {
-                    self.usable += 1;
-                    (self.memory.phys(at + 8 * TAIL), TAIL_SIZE)
-                }
-            };
-            self.ring.set_descriptor(
-                2 * slot,
-                Descriptor {
-                    address: self.memory.phys(at),
-                    len: 0,
-                    flags: DESC_F_NEXT,
-                    next: 2 * slot + 1,
-                },
-            );
-            self.ring.set_descriptor(
-                2 * slot + 1,
-                Descriptor {
-                    address: reply.0,
-                    len: reply.1,
-                    flags: DESC_F_WRITE,
-                    next: 0,
-                },
-            );
-            self.slots.push(Slot {
-                // SAFETY: the place is kept beside its memory, and is gone when that is freed.
-                body: unsafe { self.memory.place(at) }?,
-                // SAFETY: the ring is freed together with the slots.
-                len: unsafe { self.ring.len_place(2 * slot) }?,
-                state: State::Free,
-                outcome: Err(RequestError::Unconfirmed),
-            });
-        }
-        Some(())
+    /// Writes the descriptors of a slot: what the device reads, and what it writes.
+    fn link_one(&self, slot: u16, [request, reply]: [(PhysAddr, u32); 2]) {
+        self.ring.set_descriptor(
+            2 * slot,
+            Descriptor {
+                address: request.0,
+                len: request.1,
+                flags: DESC_F_NEXT,
+                next: 2 * slot + 1,
+            },
+        );
+        self.ring.set_descriptor(
+            2 * slot + 1,
+            Descriptor {
+                address: reply.0,
+                len: reply.1,
+                flags: DESC_F_WRITE,
+                next: 0,
+            },
+        );
     }
 
     /// Gives all memory back.
@@ -328,141 +253,106 @@ impl RequestQueue {
     /// The device was never told of the queue, or was reset since, and confirmed it.
     pub(crate) unsafe fn free<P: Platform>(self, platform: &P) {
         // SAFETY: the caller vouches for the device.
-        unsafe { self.ring.into_memory().free(platform) };
-        // SAFETY: the caller vouches for the device.
-        unsafe { self.memory.free(platform) };
-        if let Some(probe) = self.probe {
-            // SAFETY: the caller vouches for the device.
-            unsafe { probe.reply.free(platform) };
-        }
+        unsafe { free_parts(platform, Some(self.ring), Some(self.memory), self.probe) };
     }
 
     pub(crate) fn ring(&self) -> &SplitRing {
         &self.ring
     }
 
-    /// Whether all answers were taken out of the ring.
+    /// Sends requests with one kick, up to `most`, and takes out the answers that are there when it
+    /// returns. What comes after a PROBE, or finds no slot, is left.
     #[inline(always)]
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.ring.is_quiet()
-    }
-
-    /// Makes up to `most` requests available to the device, in slots that follow each other. Those
-    /// that come after a PROBE, or find no such slot, are left.
-    ///
-    /// Slots come back in the order in which they were taken, as a rule: this is the fast way.
-    /// [`reap_run`](Self::reap_run) must follow before anybody else looks at the queue.
-    #[inline(always)]
-    pub(crate) fn send_run(&mut self, requests: impl Iterator<Item = Request>, most: usize) -> Run {
-        let mut first = self.next;
-        if self.usable - first < most {
-            first = 0;
+    pub(crate) fn send_run(
+        &mut self,
+        requests: &mut impl Iterator<Item = Request>,
+        most: usize,
+        kick: impl FnOnce(),
+    ) -> Sent {
+        if self.busy > 0 {
+            return Sent::NOTHING;
         }
-        let mut ring = self.ring.preparing();
+        let Some(mut turn) = self.ring.turn() else {
+            return Sent::NOTHING;
+        };
+        let mut head = 0;
         let mut left = false;
-        let mut at = first;
-        for request in requests {
-            left = true;
-            let Some(slot) = self.slots.get(at) else {
+        for slot in self.slots.rows(most) {
+            let Some(request) = requests.next() else {
                 break;
             };
-            if slot.state != State::Free || at >= self.usable || request.is_probe() {
+            if request.is_probe() {
+                left = true;
                 break;
             }
-            left = false;
-            slot.fill(&request);
-            ring.prepare(2 * at as u16);
-            at += 1;
+            slots::fill(slot, &request);
+            turn.prepare(head);
+            head += 2;
         }
-        self.next = at;
-        self.ring.publish_prepared(&ring);
-        Run::new(first, at - first, left)
+        let sent = usize::from(head / 2);
+        if sent == self.slots.len() && sent < most {
+            left = requests.next().is_some();
+        }
+        if sent == 0 {
+            return Sent {
+                left,
+                ..Sent::NOTHING
+            };
+        }
+        if turn.publish() {
+            kick();
+        }
+        let well = take_answers(turn, self.slots.rows(sent));
+        if well < sent {
+            self.note_in_flight(sent, well);
+        }
+        Sent { sent, well, left }
     }
 
-    /// As [`send_run`](Self::send_run), for so few that they are sent all or not at all. Returns
-    /// the first slot.
-    #[inline(always)]
-    pub(crate) fn send_few<const N: usize>(&mut self, requests: [Request; N]) -> Option<usize> {
-        if requests.iter().any(Request::is_probe) {
-            return None;
-        }
-        let mut first = self.next;
-        if self.usable - first < N {
-            first = 0;
-        }
-        let slots = self.slots.get(first..first + N)?;
-        if first + N > self.usable || slots.iter().any(|slot| slot.state != State::Free) {
-            return None;
-        }
-        let mut ring = self.ring.preparing();
-        let heads = (2 * first as u16..).step_by(2);
-        for ((request, slot), head) in requests.into_iter().zip(slots).zip(heads) {
-            slot.fill(&request);
-            ring.prepare(head);
-        }
-        self.next = first + N;
-        self.ring.publish_prepared(&ring);
-        Some(first)
-    }
-
-    /// As [`reap_run`](Self::reap_run), for what [`send_few`](Self::send_few) has sent: whether all
+    /// As [`send_run`](Self::send_run), for so few that they are sent all or not at all: whether all
     /// is well, or what there is instead.
     #[inline(always)]
-    pub(crate) fn reap_few<const N: usize>(&mut self, first: usize) -> Result<(), (Run, usize)> {
-        let mut taken = 0;
-        if self.ring.is_all_used()
-            && let Some(slots) = self.slots.get(first..first + N)
-        {
-            let mut ring = self.ring.consuming();
-            for (at, slot) in (first..).zip(slots) {
-                if !answered_well(ring.peek(), at, slot) {
-                    break;
-                }
-                ring.consume();
-                taken += 1;
-            }
-            let consumed = ring.consumed();
-            self.ring.set_consumed(consumed);
+    pub(crate) fn send_few<const N: usize>(
+        &mut self,
+        requests: [Request; N],
+        kick: impl FnOnce(),
+    ) -> Result<(), Sent> {
+        if self.busy > 0 || requests.iter().any(Request::is_probe) {
+            return Err(Sent::NOTHING);
         }
-        if taken == N {
+        let Some(slots) = self.slots.first::<N>() else {
+            return Err(Sent::NOTHING);
+        };
+        let Some(mut turn) = self.ring.turn() else {
+            return Err(Sent::NOTHING);
+        };
+        let heads = (0..).step_by(2);
+        for ((request, slot), head) in requests.iter().zip(slots).zip(heads) {
+            slots::fill(slot, request);
+            turn.prepare(head);
+        }
+        if turn.publish() {
+            kick();
+        }
+        let well = take_answers(turn, slots.into_iter());
+        if well == N {
             return Ok(());
         }
-        let run = Run::new(first, N, false);
-        self.note_in_flight(run, taken);
-        Err((run, taken))
+        self.note_in_flight(N, well);
+        Err(Sent {
+            sent: N,
+            well,
+            left: false,
+        })
     }
 
-    /// Takes the answers for a run out of the ring that was sent just now, as long as they come in
-    /// its order and say that all is well. Returns how many; the others are in flight.
-    #[inline(always)]
-    pub(crate) fn reap_run(&mut self, run: Run) -> usize {
-        let mut taken = 0;
-        if self.ring.is_all_used() {
-            let mut ring = self.ring.consuming();
-            let slots = self.slots.get(run.slots()).unwrap_or_default();
-            for (at, slot) in run.slots().zip(slots) {
-                if !answered_well(ring.peek(), at, slot) {
-                    break;
-                }
-                ring.consume();
-                taken += 1;
-            }
-            let consumed = ring.consumed();
-            self.ring.set_consumed(consumed);
-        }
-        if taken < run.sent() {
-            self.note_in_flight(run, taken);
-        }
-        taken
-    }
-
-    /// Notes that the requests of a run are in flight, but for the first ones.
+    /// Notes that requests that went the fast way are in flight, but for the first ones.
     #[cold]
     #[inline(never)]
-    fn note_in_flight(&mut self, run: Run, answered: usize) {
-        let slots = self.slots.get_mut(run.slots()).unwrap_or_default();
-        for slot in slots.iter_mut().skip(answered) {
+    fn note_in_flight(&mut self, sent: usize, well: usize) {
+        for slot in self.progress.iter_mut().take(sent).skip(well) {
             slot.state = State::InFlight;
+            self.busy += 1;
         }
     }
 
@@ -470,33 +360,32 @@ impl RequestQueue {
     #[cold]
     pub(crate) fn prepare_one(&mut self, request: &Request) -> Option<Ticket> {
         let at = if request.is_probe() {
-            self.prepare_probe()?
+            let at = self.slots.len();
+            if self.progress.get(at)?.state != State::Free {
+                return None;
+            }
+            self.probe.as_ref()?.fill(request);
+            at
         } else {
-            let slots = self.slots.get(..self.usable)?;
-            slots.iter().position(|slot| slot.state == State::Free)?
+            let at = self.free_slot()?;
+            slots::fill(self.slots.get(at)?, request);
+            self.next = at + 1;
+            at
         };
-        let slot = self.slots.get_mut(at)?;
-        slot.fill(request);
+        let slot = self.progress.get_mut(at)?;
         slot.state = State::InFlight;
+        self.busy += 1;
         self.ring.prepare(2 * at as u16);
         Ticket::of(at)
     }
 
-    /// Gets the slot for PROBE ready, but for the first words of the request, if it is free.
-    #[cold]
-    fn prepare_probe(&self) -> Option<usize> {
-        let probe = self.probe.as_ref()?;
-        let slot = self.slots.get(self.usable)?;
-        if slot.state != State::Free {
-            return None;
-        }
-        slot.body.write::<5>(0);
-        slot.body.write::<6>(0);
-        slot.body.write::<7>(0);
-        slot.body.write::<8>(0);
-        let len = (probe.size + TAIL_SIZE) as usize;
-        probe.reply.fill(0, len, POISON);
-        Some(self.usable)
+    /// A free slot: one that was not looked at lately, as a rule.
+    fn free_slot(&self) -> Option<usize> {
+        let slots = self.progress.get(..self.slots.len())?;
+        let (before, after) = slots.split_at_checked(self.next)?;
+        let is_free = |slot: &Progress| slot.state == State::Free;
+        let later = after.iter().position(is_free).map(|at| self.next + at);
+        later.or_else(|| before.iter().position(is_free))
     }
 
     /// Takes all answers out of the ring that are there, for [`collect`](Self::collect).
@@ -506,24 +395,23 @@ impl RequestQueue {
             let used = self.ring.take_used();
             // The id is the head of a chain that the device has, or a lie.
             let at = used.id as usize / 2;
-            let slot = match self.slots.get_mut(at) {
+            let slot = match self.progress.get_mut(at) {
                 Some(slot) if used.id.is_multiple_of(2) => slot,
                 _ => return Err(Broken),
             };
             match slot.state {
                 State::InFlight => {
-                    let body = slot.body;
-                    let (status, expected) = match &self.probe {
-                        Some(probe) if at >= self.usable => {
-                            (probe.status.read(), probe.size + TAIL_SIZE)
-                        }
-                        _ => (body.read::<TAIL>() as u8, TAIL_SIZE),
+                    let (status, expected) = match (self.slots.get(at), &self.probe) {
+                        (Some(slot), _) => (slots::status(slot), TAIL_SIZE),
+                        (None, Some(probe)) => (probe.status(), probe.reply_len()),
+                        (None, None) => return Err(Broken),
                     };
                     slot.outcome = outcome(status, used.len, expected);
                     slot.state = State::Done;
                 }
                 State::Abandoned => {
                     slot.state = State::Free;
+                    self.busy -= 1;
                     self.abandoned.retain(|(other, _)| *other != at);
                 }
                 State::Free | State::Done => return Err(Broken),
@@ -534,18 +422,19 @@ impl RequestQueue {
 
     /// The answer, once: the slot is free afterwards.
     pub(crate) fn collect(&mut self, ticket: Ticket) -> Option<Outcome> {
-        let slot = self.slots.get_mut(ticket.slot())?;
+        let slot = self.progress.get_mut(ticket.slot())?;
         if slot.state != State::Done {
             return None;
         }
         slot.state = State::Free;
+        self.busy -= 1;
         Some(slot.outcome)
     }
 
     /// Stops waiting for `request`: the slot comes back when the device gives it back.
     pub(crate) fn abandon(&mut self, ticket: Ticket, request: Request) {
         let at = ticket.slot();
-        if let Some(slot) = self.slots.get_mut(at)
+        if let Some(slot) = self.progress.get_mut(at)
             && slot.state == State::InFlight
         {
             slot.state = State::Abandoned;
@@ -563,11 +452,31 @@ impl RequestQueue {
     ///
     /// Meaningful after its outcome was collected as success, until the next PROBE.
     pub(crate) fn properties(&self) -> Vec<u8> {
-        let Some(probe) = &self.probe else {
-            return Vec::new();
-        };
-        let mut list = alloc::vec![0; probe.size as usize];
-        probe.reply.read_bytes(0, &mut list);
-        list
+        self.probe.as_ref().map_or_else(Vec::new, Probe::properties)
+    }
+}
+
+/// Gives memory back.
+///
+/// # Safety
+///
+/// The device was never told of it, or was reset since, and confirmed it.
+unsafe fn free_parts<P: Platform>(
+    platform: &P,
+    ring: Option<SplitRing>,
+    memory: Option<SharedMemory>,
+    probe: Option<Probe>,
+) {
+    if let Some(ring) = ring {
+        // SAFETY: the caller vouches for the device.
+        unsafe { ring.into_memory().free(platform) };
+    }
+    if let Some(memory) = memory {
+        // SAFETY: the caller vouches for the device.
+        unsafe { memory.free(platform) };
+    }
+    if let Some(probe) = probe {
+        // SAFETY: the caller vouches for the device.
+        unsafe { probe.free(platform) };
     }
 }

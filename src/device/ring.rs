@@ -5,12 +5,16 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use super::memory::{Place, SharedMemory, View};
+use super::memory::{Area, SharedMemory, View};
 use crate::address::PhysAddr;
 use crate::platform::Platform;
 
 const DESCRIPTOR_SIZE: usize = 16;
 const USED_ELEMENT_SIZE: usize = 8;
+/// Two descriptors, in words.
+pub(crate) const PAIR_WORDS: usize = 8;
+/// The word of a pair that is the length of its first descriptor.
+pub(crate) const FIRST_LEN: usize = 2;
 const USED_F_NO_NOTIFY: u16 = 1;
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
 
@@ -35,6 +39,17 @@ pub(crate) struct Used {
     pub(crate) len: u32,
 }
 
+impl Used {
+    #[inline(always)]
+    fn read(device: Area<[u32; 2]>, index: u16) -> Self {
+        let element = device.element(index);
+        Self {
+            id: element.read::<0>(),
+            len: element.read::<1>(),
+        }
+    }
+}
+
 /// The used ring claims more than was ever made available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UsedIndexJumped;
@@ -42,15 +57,11 @@ pub(crate) struct UsedIndexJumped;
 #[derive(Debug)]
 pub(crate) struct SplitRing {
     memory: SharedMemory,
-    /// Four words each.
-    descriptors: View<u32>,
-    /// Flags and index of the available ring.
-    driver: [Place<u16>; 2],
-    heads: View<u16>,
-    /// Flags and index of the used ring.
-    device: [Place<u16>; 2],
-    /// Id and length of each element.
-    used: View<[u32; 2]>,
+    descriptors: View<[u32; 4]>,
+    /// The available ring: heads of chains.
+    driver: Area<u16>,
+    /// The used ring: id and length.
+    device: Area<[u32; 2]>,
     size: u16,
     /// Heads that were put in the available ring, modulo 2^16.
     prepared: u16,
@@ -58,31 +69,19 @@ pub(crate) struct SplitRing {
     consumed: u16,
 }
 
-const FLAGS: usize = 0;
-const INDEX: usize = 1;
 impl SplitRing {
     /// A ring of `size` descriptors, a power of two, at most 32,768.
     pub(crate) fn new<P: Platform>(platform: &P, size: u16) -> Option<Self> {
         let entries = usize::from(size);
         let used = used_offset(size);
         let memory = SharedMemory::new(platform, used + 6 + USED_ELEMENT_SIZE * entries)?;
-        let available = available_offset(size);
-        // SAFETY: views and places are kept beside the memory, and `into_memory` drops them.
-        let descriptors = unsafe { memory.view(0, 4 * entries) };
+        // SAFETY: the view and the areas are kept beside the memory, and `into_memory` drops them.
+        let descriptors = unsafe { memory.view(0, entries) };
         // SAFETY: as above.
-        let heads = unsafe { memory.view(available + 4, entries) };
+        let driver = unsafe { memory.area(available_offset(size), size) };
         // SAFETY: as above.
-        let elements = unsafe { memory.view(used + 4, entries) };
-        let pair = |at| {
-            // SAFETY: as above.
-            let flags = unsafe { memory.place(at) }?;
-            // SAFETY: as above.
-            let index = unsafe { memory.place(at + 2) }?;
-            Some([flags, index])
-        };
-        let (Some(descriptors), Some(heads), Some(elements), Some(driver), Some(device)) =
-            (descriptors, heads, elements, pair(available), pair(used))
-        else {
+        let device = unsafe { memory.area(used, size) };
+        let (Some(descriptors), Some(driver), Some(device)) = (descriptors, driver, device) else {
             // SAFETY: no device was told of it.
             unsafe { memory.free(platform) };
             return None;
@@ -91,9 +90,7 @@ impl SplitRing {
             memory,
             descriptors,
             driver,
-            heads,
             device,
-            used: elements,
             size,
             prepared: 0,
             consumed: 0,
@@ -103,14 +100,14 @@ impl SplitRing {
     /// Asks the device not to interrupt for used elements (§2.7.7): they are polled for. It may
     /// do so all the same.
     pub(crate) fn suppress_interrupts(&self) {
-        self.driver[FLAGS].write(AVAIL_F_NO_INTERRUPT);
+        self.driver.set_flags(AVAIL_F_NO_INTERRUPT);
     }
 
     /// Asks the device to interrupt for used elements again.
     ///
     /// Those that came before the device saw it cause no interrupt: look for them afterwards.
     pub(crate) fn allow_interrupts(&self) {
-        self.driver[FLAGS].write(0);
+        self.driver.set_flags(0);
         // The flag must be visible before the used ring is looked at once more.
         fence(Ordering::SeqCst);
     }
@@ -129,73 +126,55 @@ impl SplitRing {
         [0, available_offset(self.size), used_offset(self.size)].map(|at| self.memory.phys(at))
     }
 
-    /// Writes a descriptor. Its chain must not be available to the device.
+    /// Writes a descriptor, if there is one of that number. Its chain must not be available to the
+    /// device.
     pub(crate) fn set_descriptor(&self, index: u16, descriptor: Descriptor) {
-        let at = 4 * usize::from(index);
+        let Some(place) = self.descriptors.get(usize::from(index)) else {
+            return;
+        };
         let address = descriptor.address.0;
-        self.descriptors.write(at, address as u32);
-        self.descriptors.write(at + 1, (address >> 32) as u32);
-        self.descriptors.write(at + 2, descriptor.len);
-        let flags = u32::from(descriptor.flags) | u32::from(descriptor.next) << 16;
-        self.descriptors.write(at + 3, flags);
+        place.write::<0>(address as u32);
+        place.write::<1>((address >> 32) as u32);
+        place.write::<2>(descriptor.len);
+        place.write::<3>(u32::from(descriptor.flags) | u32::from(descriptor.next) << 16);
     }
 
-    /// Where the length of a descriptor is. Its chain must not be available to the device when it
-    /// is changed.
+    /// The first `count` pairs of descriptors. What is in them must not be changed while the device
+    /// has them.
     ///
     /// # Safety
     ///
-    /// The place is not used after the memory of the ring was freed.
-    pub(crate) unsafe fn len_place(&self, index: u16) -> Option<Place<u32>> {
+    /// The view is not used after the memory of the ring was freed.
+    pub(crate) unsafe fn pairs(&self, count: u16) -> Option<View<[u32; PAIR_WORDS]>> {
         // SAFETY: the caller's promise.
-        unsafe { self.memory.place(DESCRIPTOR_SIZE * usize::from(index) + 8) }
+        unsafe { self.memory.view(0, usize::from(count.min(self.size / 2))) }
     }
 
     /// Puts a chain in the available ring. The device learns of it with the next
     /// [`publish`](Self::publish).
     pub(crate) fn prepare(&mut self, head: u16) {
-        let mut preparing = self.preparing();
-        preparing.prepare(head);
-        self.prepared = preparing.prepared;
-    }
-
-    /// To put several chains in the available ring, for
-    /// [`publish_prepared`](Self::publish_prepared).
-    #[inline]
-    pub(crate) fn preparing(&self) -> Preparing {
-        Preparing {
-            heads: self.heads.copy(),
-            mask: self.size - 1,
-            prepared: self.prepared,
-        }
+        self.driver.element(self.prepared).write(head);
+        self.prepared = self.prepared.wrapping_add(1);
     }
 
     /// Makes all chains that were prepared available. The device may begin at once, kicked or not.
-    #[inline]
-    pub(crate) fn publish_prepared(&mut self, preparing: &Preparing) {
-        self.prepared = preparing.prepared;
-        self.publish();
-    }
-
-    /// Makes all chains that were prepared available. The device may begin at once, kicked or not.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn publish(&self) {
         // The device must not see the index before the chains (§2.7.13.3).
         fence(Ordering::Release);
-        self.driver[INDEX].write(self.prepared);
+        self.driver.set_index(self.prepared);
     }
 
     /// Whether the device wants to be notified of what was published (§2.7.7).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn wants_kick(&self) -> bool {
         // The index must be visible before the flags are read (§2.7.13.4.1): a device that is
         // about to stop suppressing looks at the index afterwards.
         fence(Ordering::SeqCst);
-        self.device[FLAGS].read() & USED_F_NO_NOTIFY == 0
+        self.device.flags() & USED_F_NO_NOTIFY == 0
     }
 
     /// Takes the next used element out, if there is one.
-    #[inline]
     pub(crate) fn next_used(&mut self) -> Result<Option<Used>, UsedIndexJumped> {
         if self.waiting()? == 0 {
             return Ok(None);
@@ -205,49 +184,14 @@ impl SplitRing {
 
     /// Takes out one of the used elements that [`waiting`](Self::waiting) has counted.
     pub(crate) fn take_used(&mut self) -> Used {
-        let mut consuming = self.consuming();
-        let used = consuming.peek();
-        consuming.consume();
-        self.consumed = consuming.consumed();
+        let used = Used::read(self.device, self.consumed);
+        self.consumed = self.consumed.wrapping_add(1);
         used
     }
 
-    /// To take out several of the used elements that [`waiting`](Self::waiting) has counted: they
-    /// count as taken out once [`set_consumed`](Self::set_consumed) is called.
-    #[inline]
-    pub(crate) fn consuming(&self) -> Consuming {
-        Consuming {
-            used: self.used.copy(),
-            mask: self.size - 1,
-            consumed: self.consumed,
-        }
-    }
-
-    /// Takes note of used elements that were taken out.
-    #[inline]
-    pub(crate) fn set_consumed(&mut self, consumed: u16) {
-        self.consumed = consumed;
-    }
-
-    /// Whether there is no used element that was not taken out.
-    #[inline]
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.device[INDEX].read() == self.consumed
-    }
-
-    /// Whether all chains that were made available were used.
-    #[inline]
-    pub(crate) fn is_all_used(&self) -> bool {
-        let all = self.device[INDEX].read() == self.prepared;
-        // The elements must not be read before the index that announced them.
-        fence(Ordering::Acquire);
-        all
-    }
-
     /// Used elements that were not taken out yet.
-    #[inline]
     pub(crate) fn waiting(&self) -> Result<u16, UsedIndexJumped> {
-        let waiting = self.device[INDEX].read().wrapping_sub(self.consumed);
+        let waiting = self.device.index().wrapping_sub(self.consumed);
         let outstanding = self.prepared.wrapping_sub(self.consumed);
         if waiting > outstanding {
             return Err(UsedIndexJumped);
@@ -256,50 +200,70 @@ impl SplitRing {
         fence(Ordering::Acquire);
         Ok(waiting)
     }
+
+    /// Begins a turn, while the device has no chain: both rings are at the same place then. `None`
+    /// if it has used something all the same.
+    #[inline(always)]
+    pub(crate) fn turn(&mut self) -> Option<Turn<'_>> {
+        debug_assert_eq!(self.prepared, self.consumed);
+        let begin = self.prepared;
+        (self.device.index() == begin).then_some(Turn {
+            driver: self.driver,
+            device: self.device,
+            ring: self,
+            begin,
+            end: begin,
+        })
+    }
 }
 
-/// The available ring, while chains are put in.
-pub(crate) struct Preparing {
-    heads: View<u16>,
-    mask: u16,
-    prepared: u16,
+/// Chains that are put in, and taken out again before there are others.
+pub(crate) struct Turn<'a> {
+    ring: &'a mut SplitRing,
+    // Copies, because the compiler cannot know that writes to shared memory do not change these.
+    driver: Area<u16>,
+    device: Area<[u32; 2]>,
+    /// Where it has begun, in both rings.
+    begin: u16,
+    /// Where the next chain is put.
+    end: u16,
 }
 
-impl Preparing {
-    #[inline]
+impl Turn<'_> {
+    /// Puts a chain in the available ring.
+    #[inline(always)]
     pub(crate) fn prepare(&mut self, head: u16) {
-        let place = usize::from(self.prepared & self.mask);
-        self.heads.write(place, head);
-        self.prepared = self.prepared.wrapping_add(1);
-    }
-}
-
-/// The used ring, while elements are taken out.
-pub(crate) struct Consuming {
-    used: View<[u32; 2]>,
-    mask: u16,
-    consumed: u16,
-}
-
-impl Consuming {
-    /// The next element.
-    #[inline]
-    pub(crate) fn peek(&self) -> Used {
-        let place = usize::from(self.consumed & self.mask);
-        let [id, len] = self.used.read_pair(place);
-        Used { id, len }
+        self.driver.element(self.end).write(head);
+        self.end = self.end.wrapping_add(1);
     }
 
-    /// Takes it out.
-    #[inline]
-    pub(crate) fn consume(&mut self) {
-        self.consumed = self.consumed.wrapping_add(1);
+    /// Makes the chains available. Returns whether the device wants to be notified.
+    #[inline(always)]
+    pub(crate) fn publish(&mut self) -> bool {
+        self.ring.prepared = self.end;
+        self.ring.publish();
+        self.ring.wants_kick()
     }
 
-    /// What has to be noted afterwards.
-    #[inline]
-    pub(crate) fn consumed(&self) -> u16 {
-        self.consumed
+    /// Whether all were used.
+    #[inline(always)]
+    pub(crate) fn is_all_used(&self) -> bool {
+        let all = self.device.index() == self.end;
+        // The elements must not be read before the index that announced them.
+        fence(Ordering::Acquire);
+        all
+    }
+
+    /// One of the used elements.
+    #[inline(always)]
+    pub(crate) fn used(&self, index: u16) -> Used {
+        Used::read(self.device, self.begin.wrapping_add(index))
+    }
+
+    /// Ends the turn: so many of the used elements were taken out.
+    #[inline(always)]
+    pub(crate) fn end(self, taken: u16) {
+        self.ring.consumed = self.begin.wrapping_add(taken);
     }
 }
 

@@ -6,7 +6,7 @@ use core::time::Duration;
 use virtio_drivers::transport::DeviceStatus;
 
 use super::events::EventQueue;
-use super::requests::{RequestQueue, Run};
+use super::requests::{RequestQueue, Sent};
 use super::transport::Link;
 use super::wait::Deadline;
 use crate::platform::Platform;
@@ -15,10 +15,15 @@ use crate::wire::{REQUEST_QUEUE, Request};
 /// The parts that the lock of the device guards.
 pub(crate) struct Device {
     pub(crate) link: Box<dyn Link>,
-    /// `None` once the device was stopped.
-    pub(crate) queues: Option<Queues>,
+    operation: Operation,
+}
+
+/// Whether the device works.
+enum Operation {
+    Running(Queues),
     /// The device, or its used ring, cannot be believed any more.
-    broken: bool,
+    Broken(Queues),
+    Stopped,
 }
 
 pub(crate) struct Queues {
@@ -87,84 +92,74 @@ impl Device {
     pub(crate) fn new(link: Box<dyn Link>, queues: Queues) -> Self {
         Self {
             link,
-            queues: Some(queues),
-            broken: false,
+            operation: Operation::Running(queues),
         }
     }
 
     /// The queues of a device that runs.
-    #[inline]
     pub(crate) fn running(&mut self) -> Option<&mut Queues> {
-        if self.broken {
-            return None;
+        match &mut self.operation {
+            Operation::Running(queues) => Some(queues),
+            Operation::Broken(_) | Operation::Stopped => None,
         }
-        self.queues.as_mut()
+    }
+
+    /// The queues of a device that was not stopped.
+    pub(crate) fn queues(&self) -> Option<&Queues> {
+        match &self.operation {
+            Operation::Running(queues) | Operation::Broken(queues) => Some(queues),
+            Operation::Stopped => None,
+        }
+    }
+
+    /// The same, to change them.
+    pub(crate) fn queues_mut(&mut self) -> Option<&mut Queues> {
+        match &mut self.operation {
+            Operation::Running(queues) | Operation::Broken(queues) => Some(queues),
+            Operation::Stopped => None,
+        }
     }
 
     /// Whether the device, or its used ring, cannot be believed any more.
     pub(crate) fn is_broken(&self) -> bool {
-        self.broken
+        matches!(self.operation, Operation::Broken(_))
     }
 
-    /// The queues, for requests that go the fast way, if all answers were taken out: what is in
-    /// the ring now cannot be an answer to what is about to be sent.
-    #[inline(always)]
-    fn quiet(&mut self) -> Option<(&mut RequestQueue, &mut dyn Link)> {
-        let Self {
-            link,
-            queues: Some(queues),
-            broken: false,
-        } = self
-        else {
-            return None;
-        };
-        queues
-            .requests
-            .is_quiet()
-            .then_some((&mut queues.requests, &mut **link))
-    }
-
-    /// Sends up to `most` requests, and says how many of them were answered at once, in order, and
+    /// Sends up to `most` requests with one kick, and says how many of them were answered at once, in order, and
     /// well. Most devices have answered before the kick returns.
     #[inline(always)]
     pub(crate) fn send_run(
         &mut self,
-        requests: impl Iterator<Item = Request>,
+        requests: &mut impl Iterator<Item = Request>,
         most: usize,
-    ) -> (Run, usize) {
-        let Some((queue, link)) = self.quiet() else {
-            return (Run::NONE, 0);
+    ) -> Sent {
+        let Self { link, operation } = self;
+        let Operation::Running(queues) = operation else {
+            return Sent::NOTHING;
         };
-        let run = queue.send_run(requests, most);
-        if run.sent() == 0 {
-            return (run, 0);
-        }
-        notify(queue, link);
-        (run, queue.reap_run(run))
+        let kick = || link.notify(REQUEST_QUEUE);
+        queues.requests.send_run(requests, most, kick)
     }
 
     /// The same for few requests: whether all is well, or what there is instead.
     #[inline(always)]
-    pub(crate) fn send_few<const N: usize>(
-        &mut self,
-        requests: [Request; N],
-    ) -> Result<(), (Run, usize)> {
-        let Some((queue, link)) = self.quiet() else {
-            return Err((Run::NONE, 0));
+    pub(crate) fn send_few<const N: usize>(&mut self, requests: [Request; N]) -> Result<(), Sent> {
+        let Self { link, operation } = self;
+        let Operation::Running(queues) = operation else {
+            return Err(Sent::NOTHING);
         };
-        let Some(first) = queue.send_few(requests) else {
-            return Err((Run::NONE, 0));
-        };
-        notify(queue, link);
-        queue.reap_few::<N>(first)
+        let kick = || link.notify(REQUEST_QUEUE);
+        queues.requests.send_few(requests, kick)
     }
 
     /// Makes the requests that were prepared available, and notifies the device of them, unless it
     /// asked not to be.
     pub(crate) fn kick(&mut self) {
-        if let Some(queues) = &self.queues {
+        if let Some(queues) = self.queues() {
             queues.requests.ring().publish();
-            notify(&queues.requests, &mut *self.link);
+            if queues.requests.ring().wants_kick() {
+                self.link.notify(REQUEST_QUEUE);
+            }
         }
     }
 
@@ -180,19 +175,33 @@ impl Device {
     #[cold]
     fn give_up(&mut self) {
         log::error!("the used ring of the request queue is corrupt: the IOMMU needs a reset");
-        self.broken = true;
+        self.break_off();
     }
 
     /// Looks whether the device gave up.
     pub(crate) fn check_status(&mut self) {
-        if !self.broken
+        if !self.is_broken()
             && self
                 .link
                 .status()
                 .contains(DeviceStatus::DEVICE_NEEDS_RESET)
         {
             log::error!("the IOMMU says that it needs a reset");
-            self.broken = true;
+            self.break_off();
+        }
+    }
+
+    /// Nothing is sent any more.
+    fn break_off(&mut self) {
+        if let Some(queues) = self.take_queues() {
+            self.operation = Operation::Broken(queues);
+        }
+    }
+
+    fn take_queues(&mut self) -> Option<Queues> {
+        match core::mem::replace(&mut self.operation, Operation::Stopped) {
+            Operation::Running(queues) | Operation::Broken(queues) => Some(queues),
+            Operation::Stopped => None,
         }
     }
 
@@ -200,16 +209,8 @@ impl Device {
     ///
     /// `None` if that was done before.
     pub(crate) fn begin_stop(&mut self) -> Option<Queues> {
-        let queues = self.queues.take()?;
+        let queues = self.take_queues()?;
         self.link.set_status(DeviceStatus::empty());
         Some(queues)
-    }
-}
-
-/// Notifies the device of requests that were published, unless it asked not to be.
-#[inline(always)]
-fn notify(queue: &RequestQueue, link: &mut dyn Link) {
-    if queue.ring().wants_kick() {
-        link.notify(REQUEST_QUEUE);
     }
 }

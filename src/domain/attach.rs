@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::record::State;
 use super::{AttachError, Domain, DomainState};
 use crate::address::{EndpointId, Iova, IovaRange, PhysAddr};
-use crate::device::{BATCH, RequestError, Shared, first_error};
+use crate::device::{BATCH, RequestError, Shared};
 use crate::platform::Platform;
 use crate::wire::{Access, Request};
 
@@ -109,10 +109,10 @@ impl<P: Platform> Domain<P> {
 
     /// Makes the mappings known to a device that has just made the domain.
     fn replay(&self, group: &[EndpointId], replay: &Replay) -> Result<(), AttachError> {
-        let mut failure = None;
+        let mut cleared = Ok(());
         if replay.uncertain && self.flags.is_empty() {
             let clear = self.unmap_request(self.shared.geometry.input_range());
-            failure = self.shared.execute_one(clear).err();
+            cleared = self.shared.execute_one(clear);
         }
         let requests = replay.mappings.iter().map(|mapping| Request::Map {
             domain: self.id,
@@ -120,10 +120,8 @@ impl<P: Platform> Domain<P> {
             phys_start: mapping.phys,
             access: mapping.access,
         });
-        self.shared.execute::<BATCH, _>(requests, |_, outcomes| {
-            failure = failure.or(first_error(outcomes));
-        });
-        let Some(error) = failure else {
+        let mapped = self.shared.execute::<BATCH, _>(requests, |_, _| {});
+        let Err(error) = cleared.and(mapped) else {
             return Ok(());
         };
         // The domain ends with its only group, and with it what was restored.

@@ -346,7 +346,9 @@ impl<P: Platform> Domain<P> {
         let mut parts = plans.iter().zip(&mut *fates);
         let mut part = parts.next();
         let mut done_of_part = 0;
-        self.shared
+        // Each fate has its error.
+        let _ = self
+            .shared
             .execute::<BATCH, _>(unmaps.chain(maps), |_, outcomes| {
                 let mut state = self.state.lock();
                 for outcome in outcomes {

@@ -285,15 +285,12 @@ impl<P: Platform> Domain<P> {
             !state.members.is_empty()
         };
         let runs = runs.iter().flatten();
-        let mut failure = None;
-        let mut settle = |run: IovaRange, outcome: Outcome| {
-            failure = failure.or(outcome.err());
-            self.state.lock().settle_run(run, outcome);
-        };
+        let settle = |run: IovaRange, outcome| self.state.lock().settle_run(run, outcome);
+        let mut all = Ok(());
         if known {
             let requests = runs.clone().map(|virt| self.unmap_request(*virt));
             let mut settled = runs.clone();
-            self.shared.execute::<BATCH, _>(requests, |_, outcomes| {
+            all = self.shared.execute::<BATCH, _>(requests, |_, outcomes| {
                 for (run, outcome) in settled.by_ref().zip(outcomes) {
                     settle(*run, *outcome);
                 }
@@ -302,7 +299,7 @@ impl<P: Platform> Domain<P> {
             // The device does not know the domain.
             runs.for_each(|run| settle(*run, Ok(())));
         }
-        Some(failure.map_or(Ok(()), Err))
+        Some(all)
     }
 
     /// Sends the UNMAPs that were put off if the oldest of them is due at `now`, in nanoseconds of

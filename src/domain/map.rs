@@ -207,7 +207,6 @@ impl<P: Platform> Domain<P> {
         phys: &[PhysRange],
         access: Access,
     ) -> Result<(), MapError> {
-        let mut failure = None;
         let mut exposed = false;
         let requests = iova.iter().zip(phys).map(|(virt, phys)| Request::Map {
             domain: self.id,
@@ -215,7 +214,8 @@ impl<P: Platform> Domain<P> {
             phys_start: phys.start(),
             access,
         });
-        self.shared
+        let mapped = self
+            .shared
             .execute::<BATCH, _>(requests, |first, outcomes| {
                 let mut state = self.state.lock();
                 for (range, outcome) in iova.iter().skip(first).zip(outcomes) {
@@ -223,12 +223,11 @@ impl<P: Platform> Domain<P> {
                         continue;
                     };
                     if let Err(error) = state.settle_begin(slot, *outcome) {
-                        failure = failure.or(outcome.err());
                         exposed |= error.may_be_exposed();
                     }
                 }
             });
-        let Some(error) = failure else {
+        let Err(error) = mapped else {
             return Ok(());
         };
         let left = self.roll_back_raw(iova);
@@ -293,13 +292,11 @@ impl<P: Platform> Domain<P> {
         }
         let runs = self.runs(iova);
         let requests = runs.clone().map(|(virt, _)| self.unmap_request(virt));
-        let mut failure = None;
         let mut runs = runs;
         let mut rest = iova;
-        self.shared.execute::<BATCH, _>(requests, |_, outcomes| {
+        let unmapped = self.shared.execute::<BATCH, _>(requests, |_, outcomes| {
             let mut state = self.state.lock();
             for (outcome, (_, count)) in outcomes.iter().zip(runs.by_ref()) {
-                failure = failure.or(outcome.err());
                 let (ended, others) = rest.split_at_checked(count).unwrap_or((rest, &[]));
                 for range in ended {
                     if let Some(slot) = state.ledger.find(*range) {
@@ -310,7 +307,7 @@ impl<P: Platform> Domain<P> {
                 rest = others;
             }
         });
-        failure.map_or(Ok(()), |error| Err(UnmapError::Quarantined(error)))
+        unmapped.map_err(UnmapError::Quarantined)
     }
 
     /// Notes that mappings are about to end: all or none. `false` if the device need not know.

@@ -22,7 +22,7 @@ pub use status::Status;
 pub(crate) use config::{RawConfig, offset};
 pub(crate) use fault::{EVENT_SIZE, parse_event};
 pub(crate) use probe::parse_properties;
-pub(crate) use request::{AttachFlags, REQUEST_WORDS, Request, TAIL_SIZE};
+pub(crate) use request::{AttachFlags, ENCODED_WORDS, PROBE_WORDS, Request, TAIL_SIZE};
 pub(crate) use status::{STATUS_OK, parse_status};
 
 /// Index of the request queue (§5.13.2).

@@ -55,13 +55,15 @@ pub(crate) enum Request {
 /// The words beyond, up to [`len`](Encoded::len), are 0; the last one may be half used.
 pub(crate) struct Encoded {
     /// The first words, in the order of the CPU.
-    pub(crate) words: [u64; 5],
+    pub(crate) words: [u64; ENCODED_WORDS],
     /// Length of the request, in bytes.
     pub(crate) len: u32,
 }
 
-/// The longest request, in 64-bit words.
-pub(crate) const REQUEST_WORDS: usize = 9;
+/// The longest request but PROBE, in 64-bit words.
+pub(crate) const ENCODED_WORDS: usize = 5;
+/// A PROBE, in 64-bit words.
+pub(crate) const PROBE_WORDS: usize = 9;
 
 /// `low` at the lower address, `high` at the higher one.
 const fn pair(low: u64, high: u32) -> u64 {
