@@ -74,6 +74,7 @@
 //! | `domain` | [`Domain`]: what is mapped, who is attached, what is quarantined |
 //! | [`dma`] | what the driver of a device calls: buffers, mappings, pools |
 //! | [`topology`] | who sits behind which IOMMU; the PCI walk |
+//! | `adapters` | the same under the traits of `virtio-drivers` (feature `virtio-drivers`) |
 //!
 //! # Requests, seen from outside
 //!
@@ -84,6 +85,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "virtio-drivers")]
+pub mod adapters;
 pub mod address;
 mod device;
 pub mod dma;

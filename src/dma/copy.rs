@@ -24,7 +24,7 @@ macro_rules! one_access {
 /// # Safety
 ///
 /// The bytes from `from` on, as many as `into` has, are valid for reads.
-pub(super) unsafe fn read(from: NonNull<u8>, into: &mut [u8]) {
+pub(crate) unsafe fn read(from: NonNull<u8>, into: &mut [u8]) {
     macro_rules! read_one {
         ($word:ty) => {{
             // SAFETY: the caller's promise; the alignment was checked.
@@ -62,7 +62,7 @@ pub(super) unsafe fn read(from: NonNull<u8>, into: &mut [u8]) {
 /// # Safety
 ///
 /// The bytes from `to` on, as many as `from` has, are valid for writes.
-pub(super) unsafe fn write(to: NonNull<u8>, from: &[u8]) {
+pub(crate) unsafe fn write(to: NonNull<u8>, from: &[u8]) {
     macro_rules! write_one {
         ($word:ty) => {{
             let mut word = [0; size_of::<$word>()];
@@ -103,7 +103,7 @@ pub(super) unsafe fn write(to: NonNull<u8>, from: &[u8]) {
 /// # Safety
 ///
 /// `len` bytes from `at` on are valid for writes.
-pub(super) unsafe fn zero(at: NonNull<u8>, len: usize) {
+pub(crate) unsafe fn zero(at: NonNull<u8>, len: usize) {
     let (head, words) = split(at, len);
     let bytes = (0..head).chain(head + words..len);
     for i in bytes {

@@ -121,6 +121,21 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Deferred<B, D, P> {
         }
     }
 
+    /// As [`reuse`](Self::reuse), but only while it takes no request. Otherwise gives the buffer
+    /// up, with its addresses.
+    #[cfg(feature = "virtio-drivers")]
+    pub(crate) fn resume(self) -> Option<Mapping<B, D, P>> {
+        let (live, place) = self.into_parts();
+        let held = live.held;
+        match live.domain.unpark(held, place) {
+            Ok(Again::Mapped) => return Some(Mapping::of(live)),
+            Ok(Again::Revoked) => live.domain.forget_revoked(held),
+            Ok(Again::Quarantined(_)) => live.domain.keep(held, Erased::new(live.buffer)),
+            Err(_) => live.abandon(),
+        }
+        None
+    }
+
     /// Maps a buffer at the addresses that it had.
     fn map_again(live: Live<B, P>) -> Result<Mapping<B, D, P>, MapFailure<B>> {
         match Self::send_again(&live) {

@@ -213,8 +213,14 @@ impl<P: Platform> DmaDevice<P> {
 
     /// The same, with a granule of memory in front that nobody uses: devices are known to look one
     /// byte too far, and to end up there.
-    pub(super) fn alloc_guarded(&self, bytes: usize) -> Option<PageBuf<P>> {
+    pub(crate) fn alloc_guarded(&self, bytes: usize) -> Option<PageBuf<P>> {
         PageBuf::new(self.domain.platform(), bytes, self.domain.granule(), true)
+    }
+
+    /// Whether mappings can be told as one segment each, whatever their length.
+    #[cfg(feature = "virtio-drivers")]
+    pub(crate) fn takes_any_segment(&self) -> bool {
+        self.limits.boundary == 0 && self.limits.max_segment == u64::MAX
     }
 
     /// Takes the endpoint, and all others of its isolation group, out of the address space.

@@ -60,3 +60,6 @@ pub use direction::{Bidirectional, DeviceWrites, Direction, FromDevice, ToDevice
 pub use exchange::Exchanged;
 pub use mapping::{Completed, MapFailure, Mapping};
 pub use resource::Resource;
+
+#[cfg(feature = "virtio-drivers")]
+pub(crate) use copy::{read as copy_from, write as copy_to, zero};
