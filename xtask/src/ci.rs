@@ -9,8 +9,14 @@ use crate::kernel::{self, KernelError};
 /// Makes the tests that boot the kernel fail, instead of being ignored, without QEMU.
 pub const REQUIRE_QEMU: &str = "VIOMMU_REQUIRE_QEMU";
 
-/// The packages that are built for the host: all but the kernel.
-const HOST: [&str; 3] = ["--workspace", "--exclude", kernel::PACKAGE];
+/// The packages that are built for the host: all but those of guests.
+const HOST: [&str; 5] = [
+    "--workspace",
+    "--exclude",
+    kernel::PACKAGE,
+    "--exclude",
+    kernel::LINUX_INIT,
+];
 
 /// What does not hold.
 #[derive(Debug, thiserror::Error)]

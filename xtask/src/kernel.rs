@@ -1,4 +1,4 @@
-//! Builds and lints the kernel in `boot/`.
+//! Builds and lints what runs in guests: the kernel in `boot/`, and the program of the Linux guest.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,6 +9,9 @@ use crate::toolchain::{Compilers, Toolchain};
 
 /// The package of the kernel, and the name of its program.
 pub const PACKAGE: &str = "viommu-boot";
+
+/// The package of the program of the Linux guest, and its name.
+pub const LINUX_INIT: &str = "viommu-linux-init";
 
 /// Why there is no kernel.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +56,32 @@ pub fn build(arch: Arch) -> Result<PathBuf, KernelError> {
     Ok(dir.join(arch.triple()).join("release").join(PACKAGE))
 }
 
-/// Runs clippy over the kernel for `arch`, with warnings as errors.
+/// Builds the program of the Linux guest for `arch`, and returns the ELF file.
+///
+/// It is a static program of Linux, but there need not be a standard library for Linux on `arch`: it does without, and
+/// is built for bare metal as the kernel is, with other flags than those of the configuration file.
+///
+/// # Errors
+///
+/// [`KernelError`].
+pub fn build_linux_init(arch: Arch) -> Result<PathBuf, KernelError> {
+    let (toolchain, linker) = find(arch)?;
+    let mut cargo = toolchain.cargo(arch, "build", &linker);
+    let dir = crate::target_dir().join("linux-init");
+    cargo.args(["--release", "--package", LINUX_INIT, "--target-dir"]);
+    cargo.arg(&dir);
+    // Instead of those of the configuration file: at a fixed address, by the linker's own script.
+    let flags = ["-Crelocation-model=static", "-Clink-arg=--no-pie"];
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    run(
+        &mut cargo,
+        &format!("building the program of the Linux guest for {arch}"),
+    )?;
+    Ok(dir.join(arch.triple()).join("release").join(LINUX_INIT))
+}
+
+/// Runs clippy over the kernel for `arch`, and over the program of the Linux guest where there is one, with warnings as
+/// errors.
 ///
 /// # Errors
 ///
@@ -64,8 +92,13 @@ pub fn lint(arch: Arch) -> Result<(), KernelError> {
         return Err(KernelError::NoClippy(arch.triple()));
     }
     let mut cargo = toolchain.cargo(arch, "clippy", &linker);
-    cargo.args(["--release", "--package", PACKAGE, "--target-dir"]);
-    cargo.arg(crate::target_dir().join("kernel-clippy"));
+    cargo.args(["--release", "--package", PACKAGE]);
+    if arch != Arch::Riscv64 {
+        cargo.args(["--package", LINUX_INIT]);
+    }
+    cargo
+        .arg("--target-dir")
+        .arg(crate::target_dir().join("kernel-clippy"));
     cargo.args(["--", "-D", "warnings"]);
     run(&mut cargo, &format!("linting the kernel for {arch}"))
 }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use xtask::arch::{self, Arch, UnknownArch};
 use xtask::qemu::Qemu;
 use xtask::setup::{self, Options};
@@ -64,6 +64,9 @@ enum Task {
         /// Only what is measured in the guest
         #[arg(long)]
         guest: bool,
+        /// Only the I/Os of this other driver, in a guest of its own
+        #[arg(long, conflicts_with_all = ["host", "guest"])]
+        against: Option<Against>,
         #[command(flatten)]
         consent: Consent,
     },
@@ -82,6 +85,13 @@ struct Consent {
     /// Install nothing: print the commands, and fail if something is missing
     #[arg(long)]
     no_install: bool,
+}
+
+/// Whose driver this one is measured against.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Against {
+    /// That of Linux, as Debian builds it: its package is downloaded and unpacked into the target folder
+    Linux,
 }
 
 /// One architecture, or all of them.
@@ -123,6 +133,24 @@ fn main() -> ExitCode {
     }
 }
 
+fn against_linux(archs: &[Arch], options: Options) -> Result<(), Box<dyn Error>> {
+    let (possible, others): (Vec<Arch>, Vec<Arch>) = archs
+        .iter()
+        .partition(|arch| setup::linux::debian_name(**arch).is_ok());
+    for arch in others {
+        let why = setup::linux::ensure(arch, options).map(drop);
+        match why {
+            Err(error) if !possible.is_empty() => eprintln!("{error}"),
+            other => other?,
+        }
+    }
+    setup::ensure(&possible, options)?;
+    for arch in possible {
+        bench::linux::show(arch, &setup::linux::ensure(arch, options)?)?;
+    }
+    Ok(())
+}
+
 fn run(task: Task) -> Result<(), Box<dyn Error>> {
     match task {
         Task::Setup {
@@ -161,8 +189,12 @@ fn run(task: Task) -> Result<(), Box<dyn Error>> {
             arch,
             host,
             guest,
+            against,
             consent,
         } => {
+            if let Some(Against::Linux) = against {
+                return against_linux(&Archs::or_selected(arch)?, consent.options(false));
+            }
             let archs = if host {
                 Vec::new()
             } else {

@@ -200,6 +200,12 @@ fn ask_version(path: &Path) -> Result<Version, QemuError> {
 /// riscv64 board, by semihosting on aarch64, by `isa-debug-exit` on x86_64.
 #[must_use]
 pub fn machine_arguments(arch: Arch, kernel: &Path, append: &str) -> Vec<OsString> {
+    machine_with_memory(arch, 128, kernel, append)
+}
+
+/// The same with so many MiB of memory.
+#[must_use]
+pub fn machine_with_memory(arch: Arch, memory: u32, kernel: &Path, append: &str) -> Vec<OsString> {
     let machine: &[&str] = match arch {
         Arch::Riscv64 => &["-M", "virt"],
         // GICv2 with its v2m frame: a message-signalled interrupt is one write to one page, which
@@ -216,8 +222,6 @@ pub fn machine_arguments(arch: Arch, kernel: &Path, append: &str) -> Vec<OsStrin
         Arch::X86_64 => &["-M", "q35", "-device", "isa-debug-exit"],
     };
     let common = [
-        "-m",
-        "128",
         "-nodefaults",
         "-no-reboot",
         "-display",
@@ -231,7 +235,9 @@ pub fn machine_arguments(arch: Arch, kernel: &Path, append: &str) -> Vec<OsStrin
         "chardev:serial",
         "-kernel",
     ];
-    let mut arguments: Vec<OsString> = machine.iter().chain(&common).map(OsString::from).collect();
+    let mut arguments: Vec<OsString> = machine.iter().map(OsString::from).collect();
+    arguments.extend(["-m".into(), memory.to_string().into()]);
+    arguments.extend(common.iter().map(OsString::from));
     arguments.push(kernel.into());
     arguments.extend(["-append".into(), append.into()]);
     arguments

@@ -6,6 +6,7 @@
 //! | [`counts`] | what is counted on the host, and not timed |
 //! | [`guest`] | the machine that is booted, and its verdict |
 //! | [`io`] | disks behind the IOMMU, in this kernel and in others |
+//! | [`linux`] | the same disks in a Linux guest |
 //! | [`record`] | what the guest says on its serial line |
 //! | [`data`] | `docs/performance.json`: rows, and what they were measured with |
 //! | [`goals`] | what the figures should be, and whether they are |
@@ -21,6 +22,7 @@ pub mod goals;
 pub mod guest;
 pub mod host;
 pub mod io;
+pub mod linux;
 pub mod page;
 pub mod record;
 pub mod table;

@@ -2,6 +2,8 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`linux`] | a kernel of Linux to be measured against, which is not installed |
+//! | `modules` | which of its modules are loaded, in which order |
 //! | `missing` | what is not there |
 //! | `distribution` | which distribution this is |
 //! | `sources` | where its packages come from, and the source of its backports |
@@ -12,7 +14,9 @@
 mod apt;
 mod catalogue;
 mod distribution;
+pub mod linux;
 mod missing;
+mod modules;
 mod packages;
 mod sources;
 
@@ -73,8 +77,11 @@ pub enum SetupError {
     #[error("{0}; nothing was installed. The commands above do it by hand")]
     NotInstalled(&'static str),
     /// The machine does not say where the packages of its release come from.
-    #[error("QEMU has to come from {0}, and no mirror of this release is in {ETC_APT}")]
-    NoMirror(String),
+    #[error("{0} has to come from {1}, and no mirror of this release is in {ETC_APT}")]
+    NoMirror(&'static str, String),
+    /// There is no Linux to be compared with.
+    #[error("no Linux: {0}")]
+    NoLinux(String),
     /// Only root may install packages.
     #[error("packages can be installed by root only, and {0}. The commands above do it by hand")]
     NoRoot(&'static str),
@@ -260,7 +267,7 @@ fn source_to_add(
     }
     sources::backports_file(&sources, release)
         .map(Some)
-        .ok_or_else(|| SetupError::NoMirror(sources::backports_of(release)))
+        .ok_or_else(|| SetupError::NoMirror("QEMU", sources::backports_of(release)))
 }
 
 /// Prints the commands, so that they can be pasted into a shell.

@@ -165,6 +165,16 @@ pub fn has_backports(sources: &[Source], release: &str) -> bool {
 /// uses for the release itself. `None` if it has no mirror for it.
 #[must_use]
 pub fn backports_file(sources: &[Source], release: &str) -> Option<String> {
+    let text = suite_file(sources, release, &backports_of(release))?;
+    Some(format!(
+        "# Added by `cargo xtask` of virtio-iommu: the QEMU of this release is too old for it.\n{text}"
+    ))
+}
+
+/// A source file for `suite`, with the mirror, and the key, that this machine uses for its release itself. `None` if it
+/// has no mirror for it.
+#[must_use]
+pub fn suite_file(sources: &[Source], release: &str, suite: &str) -> Option<String> {
     let updates = format!("{release}-updates");
     // A release may be named by its age.
     let mirror = [release, &updates, "oldstable", "stable"]
@@ -173,10 +183,7 @@ pub fn backports_file(sources: &[Source], release: &str) -> Option<String> {
             let mut mirrors = sources.iter().filter(|source| source.is_mirror());
             mirrors.find(|source| source.offers(suite))
         })?;
-    let mut text = String::from(
-        "# Added by `cargo xtask` of virtio-iommu: the QEMU of this release is too old for it.\n",
-    );
-    let suite = backports_of(release);
+    let mut text = String::new();
     let uris = mirror.uris.join(" ");
     // Writing to a string cannot fail.
     let _ = write!(

@@ -1,0 +1,301 @@
+//! The same disks in a Linux guest: what its driver of the IOMMU costs for each I/O, in the words of the kernel of this
+//! project.
+//!
+//! One boot has a disk for each mode, all over the same content, so that modes are compared on a host that does not
+//! change in between. [`boot`] is for whoever compares; it judges what came out.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`plan`] | what the guest does, in which order |
+//! | [`machine`] | initramfs, disks, command line |
+//! | [`verdict`] | whether what came out is believed |
+//! | [`table`] | what came out, as a table |
+
+pub mod machine;
+pub mod plan;
+pub mod table;
+pub mod verdict;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::io::phases::Counts;
+use super::io::record::Phase;
+use crate::arch::Arch;
+use crate::command;
+use crate::kernel::{self, KernelError};
+use crate::qemu::{Qemu, QemuError};
+use crate::setup::linux::Linux;
+use crate::vm::{self, Echo, Limits};
+use machine::Files;
+use plan::Plan;
+
+/// How long a boot may take. A time-out is an error, not a figure.
+const WALL: Duration = Duration::from_secs(600);
+/// How much a boot may print, in bytes.
+const OUTPUT: usize = 4 << 20;
+/// How much QEMU may trace, in bytes.
+const TRACE: u64 = 64 << 20;
+
+/// What a boot measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// What reaches the IOMMU, by QEMU's trace.
+    Counts,
+    /// Instructions of the guest. On aarch64 only: QEMU's x86_64 has no counter of them, and its clock under `-icount`
+    /// goes on while the guest is idle.
+    Instructions,
+    /// Time of the host.
+    Time,
+}
+
+impl Measure {
+    /// What can be measured on an architecture.
+    #[must_use]
+    pub const fn all(arch: Arch) -> &'static [Self] {
+        match arch {
+            Arch::Aarch64 => &[Self::Counts, Self::Instructions, Self::Time],
+            Arch::X86_64 => &[Self::Counts, Self::Time],
+            Arch::Riscv64 => &[],
+        }
+    }
+
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Counts => "counts",
+            Self::Instructions => "instructions",
+            Self::Time => "time",
+        }
+    }
+
+    /// What the emulator needs for it.
+    #[must_use]
+    pub const fn clock(self) -> &'static [&'static str] {
+        match self {
+            Self::Instructions => &["-icount", "shift=0,sleep=on"],
+            Self::Counts | Self::Time => &[],
+        }
+    }
+
+    /// Requests are the same in every round, instructions nearly so. Time is not.
+    #[must_use]
+    pub const fn rounds(self) -> u32 {
+        match self {
+            Self::Counts => 1,
+            Self::Instructions => 2,
+            Self::Time => 5,
+        }
+    }
+}
+
+/// What a boot gave.
+#[derive(Clone, Debug)]
+pub struct LinuxRun {
+    /// What was measured.
+    pub measure: Measure,
+    /// All phases, in order: `rounds` of each case, and in each round every mode once.
+    pub phases: Vec<Phase>,
+    /// What reached the IOMMU in each of them. There if that was measured.
+    pub counts: Option<Vec<Counts>>,
+    /// The version of Linux, such as `6.12.95`.
+    pub version: String,
+    /// The version of Debian's package of it.
+    pub package: String,
+    /// The command line without the folders of this machine.
+    pub command: String,
+    /// How long the boot took.
+    pub elapsed: Duration,
+}
+
+/// Why there are no figures from Linux.
+#[derive(Debug, thiserror::Error)]
+pub enum LinuxError {
+    /// No emulator.
+    #[error("{0}")]
+    Qemu(#[from] QemuError),
+    /// The program of the guest cannot be built.
+    #[error("{0}")]
+    Init(#[from] KernelError),
+    /// A file of the boot cannot be read or written.
+    #[error("the Linux guest: {0}")]
+    Io(#[from] std::io::Error),
+    /// It cannot be measured there.
+    #[error("{0:?} cannot be measured in a Linux guest on {1}")]
+    Cannot(Measure, Arch),
+    /// A boot went wrong.
+    #[error("the Linux guest failed: {why}\nQEMU was: {command_line}\n{tail}")]
+    Boot {
+        /// What went wrong.
+        why: String,
+        /// What was booted.
+        command_line: String,
+        /// The end of what it said.
+        tail: String,
+    },
+}
+
+/// Measures all that can be measured on `arch`, and prints it.
+///
+/// # Errors
+///
+/// [`LinuxError`].
+pub fn show(arch: Arch, linux: &Linux) -> Result<(), LinuxError> {
+    let mut runs = Vec::new();
+    for what in Measure::all(arch) {
+        println!("== I/Os of Linux on {arch}: {}", what.name());
+        let run = boot(arch, linux, *what, what.rounds())?;
+        println!("{}", table::heading(&run));
+        runs.push(run);
+    }
+    print!("{}", table::table(&runs).markdown());
+    Ok(())
+}
+
+/// Boots `linux` once on `arch`, measures `what` in `rounds` rounds, and judges it.
+///
+/// # Errors
+///
+/// [`LinuxError`]. A part of the phases is an error, too.
+pub fn boot(arch: Arch, linux: &Linux, what: Measure, rounds: u32) -> Result<LinuxRun, LinuxError> {
+    if !Measure::all(arch).contains(&what) {
+        return Err(LinuxError::Cannot(what, arch));
+    }
+    let qemu = Qemu::find(arch)?;
+    let init = kernel::build_linux_init(arch)?;
+    let plan = Plan::new(linux, what, rounds);
+    // Of its own, so that two of these can run at once.
+    let dir = crate::target_dir().join(format!(
+        "linux/{arch}-{}-{}",
+        what.name(),
+        std::process::id()
+    ));
+    fs::create_dir_all(&dir)?;
+    let run = boot_in(&dir, &qemu, linux, &init, &plan, what);
+    fs::remove_dir_all(&dir)?;
+    run
+}
+
+fn boot_in(
+    dir: &Path,
+    qemu: &Qemu,
+    linux: &Linux,
+    init: &Path,
+    plan: &Plan,
+    what: Measure,
+) -> Result<LinuxRun, LinuxError> {
+    let file = |name: &str| dir.join(name);
+    let (initramfs, disk) = (file(INITRAMFS), file(DISK));
+    fs::write(&initramfs, machine::initramfs(init, linux, plan)?)?;
+    machine::make_disk(&disk)?;
+    let (events, trace) = (file(EVENTS), file(TRACED));
+    fs::write(&events, machine::events())?;
+    let image = linux.image();
+    let files = Files {
+        kernel: &image,
+        initramfs: &initramfs,
+        disk: &disk,
+        trace: (what == Measure::Counts).then_some((&events, &trace)),
+    };
+    let mut command = Command::new(&qemu.path);
+    command.args(machine::arguments(qemu.arch, what, files));
+    let limits = Limits {
+        wall: WALL,
+        output: OUTPUT,
+        files: vec![(trace.clone(), TRACE)],
+    };
+    let outcome = vm::run(command, &limits, Echo::Quiet);
+    let traced = match what {
+        // Without one, what the outcome says is the better reason.
+        Measure::Counts => Some(fs::read_to_string(&trace).unwrap_or_default()),
+        Measure::Instructions | Measure::Time => None,
+    };
+    match verdict::judge(&outcome, traced.as_deref(), plan, what) {
+        Ok((phases, counts)) => Ok(LinuxRun {
+            measure: what,
+            phases,
+            counts,
+            version: linux.version().into(),
+            package: linux.package.clone(),
+            command: told_command(qemu.arch, what),
+            elapsed: outcome.elapsed,
+        }),
+        Err(why) => {
+            let serial = String::from_utf8_lossy(&outcome.stdout);
+            let lines: Vec<&str> = serial.lines().collect();
+            let mut tail: String = lines[lines.len().saturating_sub(40)..].join("\n");
+            tail.push_str(&String::from_utf8_lossy(&outcome.stderr));
+            Err(LinuxError::Boot {
+                why,
+                command_line: outcome.command_line,
+                tail,
+            })
+        }
+    }
+}
+
+const INITRAMFS: &str = "initramfs";
+const DISK: &str = "disk.img";
+const EVENTS: &str = "events";
+const TRACED: &str = "trace";
+
+/// The command line without the folders of this machine.
+fn told_command(arch: Arch, what: Measure) -> String {
+    let files = Files {
+        kernel: Path::new("vmlinuz"),
+        initramfs: Path::new(INITRAMFS),
+        disk: Path::new(DISK),
+        trace: (what == Measure::Counts).then_some((Path::new(EVENTS), Path::new(TRACED))),
+    };
+    let program = OsString::from(arch.qemu_binary());
+    command::quoted(std::iter::once(program).chain(machine::arguments(arch, what, files)))
+}
+
+/// How it is measured, for a page.
+#[must_use]
+pub fn how() -> String {
+    format!(
+        "Linux: Debian's kernel package, not changed, with one program as its user space. One boot has a disk for each \
+         mode over one file: the type of each IOMMU group is set before a driver has the device (`DMA` is strict, \
+         `DMA-FQ` lazy, `identity` bypass; none is a virtio-blk without `iommu_platform`), and looked at again at the \
+         end. Direct I/O past the page cache, by `pread` and `pwrite` at depth 1 and by Linux' asynchronous I/O at \
+         depth 16, never merged. In a round of a case each mode comes once, in an order that is rotated ({} rounds for \
+         time, {} for instructions, {} for counts); all is done once before to warm up. Instructions: all that the \
+         processor retires, user and kernel, under `-icount shift=0`, by its own counter, which has to count a loop of \
+         known length; on aarch64 only, as QEMU's x86_64 has none.",
+        Measure::Time.rounds(),
+        Measure::Instructions.rounds(),
+        Measure::Counts.rounds(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_names_no_folder_of_this_machine() {
+        for arch in [Arch::Aarch64, Arch::X86_64] {
+            for what in [Measure::Counts, Measure::Time] {
+                let line = told_command(arch, what);
+                let without = line.replace("virtio-iommu", "");
+                assert!(!without.contains('/'), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_an_error() {
+        for (arch, what) in [
+            (Arch::Riscv64, Measure::Time),
+            (Arch::X86_64, Measure::Instructions),
+        ] {
+            let error = boot(arch, &Linux::sample(), what, 1).unwrap_err();
+            assert!(matches!(error, LinuxError::Cannot(..)), "{error}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Whether a boot of the Linux guest is believed: its end, its log, the trace, and what Linux is known to do.
+
+use super::super::io::phases::{self, Counts};
+use super::super::io::record::{self, Phase};
+use super::super::record::Unbelievable;
+use super::Measure;
+use super::plan::Plan;
+use crate::vm::{Exit, Outcome};
+
+/// The phases of a boot, and with `trace` what reached the IOMMU in each of them.
+///
+/// # Errors
+///
+/// Why it is not believed, in words.
+pub fn judge(
+    outcome: &Outcome,
+    trace: Option<&str>,
+    plan: &Plan,
+    measure: Measure,
+) -> Result<(Vec<Phase>, Option<Vec<Counts>>), String> {
+    let said = |Unbelievable { what, line }: Unbelievable| match line.as_str() {
+        "" => what.to_owned(),
+        line => format!("{what}: `{line}`"),
+    };
+    let serial = String::from_utf8_lossy(&outcome.stdout);
+    if !matches!(outcome.exit, Exit::Code(33)) {
+        return Err(outcome.exit.explain());
+    }
+    whole(&serial)?;
+    let phases = record::phases(&serial).map_err(said)?;
+    compare(&phases, plan, measure)?;
+    let counts = match trace {
+        None => None,
+        Some(trace) => {
+            let counts = phases::counts(trace).map_err(said)?;
+            plausible(&phases, &counts)?;
+            Some(counts)
+        }
+    };
+    Ok((phases, counts))
+}
+
+/// A plan, as many checks as it says, all passed, and an end. Lines without the mark are the kernel's.
+fn whole(serial: &str) -> Result<(), String> {
+    let marked = serial.lines().filter_map(|line| {
+        let line = line.trim_end();
+        line.strip_prefix("@viommu 1 ")
+    });
+    let mut records = marked.filter(|record| !record.starts_with("io "));
+    let plan = records
+        .next()
+        .and_then(|record| record.strip_prefix("plan "));
+    let plan: u32 = plan.and_then(|count| count.parse().ok()).ok_or("no plan")?;
+    for number in 1..=plan {
+        let check = records.next().unwrap_or("(no record)");
+        if !check.starts_with(&format!("ok {number} ")) {
+            return Err(format!("check {number} of {plan} did not pass: {check}"));
+        }
+    }
+    let end = format!("end {plan} passed 0 failed 0 skipped");
+    match (records.next(), records.next()) {
+        (Some(record), None) if plan > 0 && record == end => Ok(()),
+        _ => Err("no end: the output stops early".into()),
+    }
+}
+
+/// It has to have done what it was told, all of it, in that order, and to have measured what was asked for.
+fn compare(phases: &[Phase], plan: &Plan, measure: Measure) -> Result<(), String> {
+    let (done, told) = (phases.len(), plan.phases.len());
+    if done != told {
+        return Err(format!("{done} phases of {told}"));
+    }
+    for (phase, told) in phases.iter().zip(&plan.phases) {
+        let what = (&phase.case, &phase.mode, phase.ios);
+        if what != (&told.case, &told.mode, told.ios) {
+            return Err(format!("another phase than it was told: {what:?}"));
+        }
+        let times = [phase.ns, phase.p50, phase.p99];
+        let timed = measure == Measure::Time;
+        let counted = measure == Measure::Instructions;
+        if times.iter().any(|time| time.is_some() != timed)
+            || phase.instructions.is_some() != counted
+        {
+            return Err(format!("something else was measured: {phase:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// A disk that is behind the IOMMU in name only would look fast.
+fn plausible(phases: &[Phase], counts: &[Counts]) -> Result<(), String> {
+    let (done, traced) = (phases.len(), counts.len());
+    if done != traced {
+        return Err(format!("{traced} phases in the trace, of {done}"));
+    }
+    for (phase, counts) in phases.iter().zip(counts) {
+        let good = match &*phase.mode {
+            "none" | "bypass" => *counts == Counts::default(),
+            // At least one page of data, for each; and sooner or later each of them is unmapped.
+            _ => counts.maps >= phase.ios && counts.unmaps > 0 && counts.kicks > 0,
+        };
+        if !good {
+            return Err(format!("{counts:?} cannot be of {phase:?}"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::setup::linux::Linux;
+    use std::fmt::Write;
+    use std::time::Duration;
+
+    const END: &str = "@viommu 1 end 2 passed 0 failed 0 skipped\r\n";
+
+    fn plan() -> Plan {
+        Plan::new(&Linux::sample(), Measure::Counts, 1)
+    }
+
+    /// What a guest says that does what it is told, and the trace of it.
+    fn good(plan: &Plan, took: &str) -> (String, String) {
+        let mut log = String::from("[    1.0] noise\r\n@viommu 1 plan 2\r\n@viommu 1 ok 1 one\r\n");
+        let mut trace = String::from(
+            "virtio_set_status vdev 0x1 val 3\nvirtio_iommu_device_status driver status = 3\n",
+        );
+        for phase in &plan.phases {
+            let case = &phase.case;
+            let _ = writeln!(
+                log,
+                "@viommu 1 io device={} op={} pattern={} size={} layout={} depth={} mode={} ios={}{took}\r",
+                case.device,
+                case.operation,
+                case.pattern,
+                case.size,
+                case.layout,
+                case.depth,
+                phase.mode,
+                phase.ios,
+            );
+            trace.push_str("pci_cfg_write edu 00:0c.0 @0x3c <- 0x1\n");
+            if matches!(&*phase.mode, "strict" | "lazy") {
+                for _ in 0..phase.ios {
+                    trace.push_str("virtio_iommu_map domain=1\nvirtio_iommu_unmap domain=1\n");
+                }
+                trace.push_str("virtio_queue_notify vdev 0x1 n 0 vq 0x7f\n");
+            }
+            trace.push_str("pci_cfg_write edu 00:0c.0 @0x3c <- 0x2\n");
+        }
+        log.push_str("@viommu 1 ok 2 two\r\n");
+        log.push_str(END);
+        (log, trace)
+    }
+
+    fn outcome(code: i32, log: &str) -> Outcome {
+        Outcome {
+            exit: Exit::Code(code),
+            stdout: log.into(),
+            stderr: Vec::new(),
+            elapsed: Duration::ZERO,
+            command_line: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_whole_is_believed() {
+        let plan = plan();
+        let (log, trace) = good(&plan, "");
+        let judged = judge(&outcome(33, &log), Some(&trace), &plan, Measure::Counts);
+        let (phases, counts) = judged.unwrap();
+        assert_eq!(
+            (phases.len(), counts.map(|counts| counts.len())),
+            (168, Some(168))
+        );
+        let (log, _) = good(&plan, " ns=9 p50=1 p99=2");
+        assert!(judge(&outcome(33, &log), None, &plan, Measure::Time).is_ok());
+        let (log, _) = good(&plan, " instructions=9");
+        assert!(judge(&outcome(33, &log), None, &plan, Measure::Instructions).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_whole_is_not_believed() {
+        let plan = plan();
+        let (log, trace) = good(&plan, "");
+        let why = |code, log: &str, trace: &str| {
+            judge(&outcome(code, log), Some(trace), &plan, Measure::Counts).unwrap_err()
+        };
+        assert!(why(0, &log, &trace).contains("means nothing"));
+        for (from, to, expected) in [
+            ("plan 2", "plan 3", "check 3 of 3"),
+            ("plan 2", "plan 0", "no end"),
+            ("@viommu 1 plan 2\r\n", "", "no plan"),
+            ("ok 2 two", "not ok 2 two", "check 2 of 2"),
+            (END, "", "no end"),
+            ("mode=lazy", "mode=strict", "another phase"),
+            ("ios=128\r", "ios=127\r", "another phase"),
+            ("ios=128\r", "ios=128 ns=1 p50=1 p99=1\r", "something else"),
+            ("@viommu 1 io", "@viommu 1 oi", "check 2 of 2"),
+            ("@viommu 1 io", "[ 2.0] x @viommu 1 io", "middle of a line"),
+        ] {
+            let bad = log.replacen(from, to, 1);
+            assert_ne!(bad, log);
+            let why = why(33, &bad, &trace);
+            assert!(why.contains(expected), "{from}: {why}");
+        }
+        let first = log.find("@viommu 1 io").unwrap();
+        let second = first + log[first..].find('\n').unwrap() + 1;
+        let less = format!("{}{}", &log[..first], &log[second..]);
+        assert!(why(33, &less, &trace).contains("167 phases of 168"));
+    }
+
+    #[test]
+    fn a_disk_that_goes_around_the_iommu_is_not_believed() {
+        let plan = plan();
+        let (log, trace) = good(&plan, "");
+        for (from, to) in [
+            // One MAP less in a strict phase, one more in one without an IOMMU.
+            ("virtio_iommu_map domain=1\n", ""),
+            ("<- 0x1\n", "<- 0x1\nvirtio_iommu_map domain=1\n"),
+            (
+                "virtio_queue_notify vdev 0x1",
+                "virtio_queue_notify vdev 0x2",
+            ),
+        ] {
+            let bad = trace.replacen(from, to, 1);
+            let judged = judge(&outcome(33, &log), Some(&bad), &plan, Measure::Counts);
+            assert!(judged.unwrap_err().contains("cannot be of"), "{from}");
+        }
+        let end = trace.trim_end_matches('\n').rfind("pci_cfg_write").unwrap();
+        let begin = trace[..end].rfind("pci_cfg_write").unwrap();
+        let judged = judge(
+            &outcome(33, &log),
+            Some(&trace[..begin]),
+            &plan,
+            Measure::Counts,
+        );
+        assert!(judged.unwrap_err().contains("167 phases in the trace"));
+    }
+}

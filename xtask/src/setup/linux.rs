@@ -1,0 +1,485 @@
+//! The Linux that this driver is measured against: Debian's kernel, downloaded and unpacked into the target folder.
+//!
+//! Nothing is installed. Apt does it with lists of its own, so that the packages of another architecture can be had
+//! without adding it to the machine; mirror and key are those of the machine.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::distribution::Distribution;
+use super::modules::{self, Modules, Order};
+use super::{ETC_APT, Options, SetupError, consent, sources};
+use crate::arch::Arch;
+use crate::command;
+use crate::toolchain::parse_version;
+
+/// The oldest that will do: Debian built earlier ones without the driver.
+const OLDEST: (u32, u32) = (6, 12);
+
+/// The driver of the IOMMU. It has to be there before the drivers of the disks are.
+const IOMMU: [&str; 1] = ["virtio_iommu"];
+/// The drivers of the disks.
+const DISKS: [&str; 2] = ["virtio_blk", "nvme"];
+
+/// How long a download, and how long unpacking may take.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// What is written down of a kernel that is there.
+const NOTE: &str = "kernel.json";
+/// The kernel itself.
+const IMAGE: &str = "vmlinuz";
+/// Where packages are while they are downloaded.
+const INCOMING: &str = "incoming";
+/// The folder of its modules.
+const MODULES: &str = "modules";
+
+/// A kernel of Linux, ready to be booted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Linux {
+    /// Its full name, such as `6.12.95+deb12-arm64`.
+    pub release: String,
+    /// The version of its package.
+    pub package: String,
+    /// The files with the driver of the IOMMU and what it needs, in the order in which they are loaded. Built into the
+    /// kernel if there are none.
+    pub iommu: Vec<String>,
+    /// Those of the disks.
+    pub disks: Vec<String>,
+    /// The folder that all of it is in.
+    #[serde(skip)]
+    dir: PathBuf,
+}
+
+impl Linux {
+    /// The version without what Debian adds: `6.12.95`.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        let end = self.release.find(['+', '-']);
+        &self.release[..end.unwrap_or(self.release.len())]
+    }
+
+    /// What QEMU boots.
+    #[must_use]
+    pub fn image(&self) -> PathBuf {
+        self.dir.join(IMAGE)
+    }
+
+    /// Where a module is.
+    #[must_use]
+    pub fn module(&self, name: &str) -> PathBuf {
+        self.dir.join(MODULES).join(name)
+    }
+
+    /// One for tests, which is nowhere.
+    #[cfg(test)]
+    pub(crate) fn sample() -> Self {
+        Self {
+            release: "6.12.95+deb12-arm64".into(),
+            package: "6.12.95-1~bpo12+1".into(),
+            iommu: vec!["virtio-iommu.ko".into()],
+            disks: vec!["virtio_blk.ko".into(), "nvme.ko".into()],
+            dir: PathBuf::new(),
+        }
+    }
+
+    /// The one that was unpacked into `dir` before, if it was.
+    fn read(dir: &Path) -> Option<Self> {
+        let text = fs::read_to_string(dir.join(NOTE)).ok()?;
+        let mut linux: Self = serde_json::from_str(&text).ok()?;
+        linux.dir = dir.into();
+        let mut files = linux.iommu.iter().chain(&linux.disks);
+        (linux.image().is_file() && files.all(|name| linux.module(name).is_file())).then_some(linux)
+    }
+}
+
+/// Debian's name of an architecture, if Linux has a driver there.
+///
+/// # Errors
+///
+/// [`SetupError::NoLinux`], with the reason.
+pub fn debian_name(arch: Arch) -> Result<&'static str, SetupError> {
+    match arch {
+        Arch::Aarch64 => Ok("arm64"),
+        Arch::X86_64 => Ok("amd64"),
+        Arch::Riscv64 => Err(SetupError::NoLinux(
+            "Linux has no driver for virtio-iommu on riscv64 (CONFIG_VIRTIO_IOMMU needs arm64 or \
+             x86)"
+                .into(),
+        )),
+    }
+}
+
+/// Makes sure that there is a Linux for `arch`. Does nothing if there is.
+///
+/// On a terminal, nothing is downloaded before somebody has said yes.
+///
+/// # Errors
+///
+/// [`SetupError`].
+pub fn ensure(arch: Arch, options: Options) -> Result<Linux, SetupError> {
+    let name = debian_name(arch)?;
+    let dir = crate::target_dir().join("linux").join(arch.name());
+    if let Some(linux) = Linux::read(&dir) {
+        return Ok(linux);
+    }
+    let (major, minor) = OLDEST;
+    eprintln!("Missing:\n  * Linux {major}.{minor} or newer for {arch}, as a package of Debian");
+    let distribution = Distribution::of_this_machine();
+    let is_there = |name| command::find_in_path(name).is_some();
+    if !distribution.has_debian_packages() || !is_there("apt-get") || !is_there("dpkg-deb") {
+        return Err(SetupError::UnknownDistribution(distribution.name));
+    }
+    let apt = Apt::new(&dir, name, &distribution)?;
+    // They may have been downloaded by hand.
+    if apt.packages()?.is_empty() {
+        apt.show();
+        if options.no_install {
+            return Err(SetupError::NotInstalled("--no-install was given"));
+        }
+        consent(false, options)?;
+        apt.write()?;
+        apt.download()?;
+    }
+    unpack(&dir, &apt.packages()?)
+}
+
+/// Apt, with lists of its own.
+struct Apt {
+    /// Where its lists are, and the packages that it downloads.
+    dir: PathBuf,
+    /// The package that depends on the newest kernel.
+    newest: String,
+    /// Its only source.
+    source: String,
+    /// What is different from the configuration of the machine.
+    configuration: String,
+}
+
+impl Apt {
+    fn new(dir: &Path, name: &str, distribution: &Distribution) -> Result<Self, SetupError> {
+        let release = distribution.release_that_needs_backports();
+        let suite = release.map(sources::backports_of);
+        let Some(release) = release.or(distribution.codename.as_deref()) else {
+            return Err(SetupError::UnknownDistribution(distribution.name.clone()));
+        };
+        let suite = suite.unwrap_or_else(|| release.to_owned());
+        let known = sources::read(Path::new(ETC_APT));
+        let source = sources::suite_file(&known, release, &suite);
+        let dir = dir.join("apt");
+        Ok(Self {
+            newest: format!("linux-image-{name}"),
+            source: source.ok_or(SetupError::NoMirror("Linux", suite))?,
+            configuration: configuration(&dir, name),
+            dir,
+        })
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Prints the commands, so that they can be pasted into a shell.
+    fn show(&self) {
+        let dir = command::quoted([&self.dir]);
+        println!("To be done:");
+        println!("mkdir -p {dir}/state/lists/partial {dir}/cache/archives/partial && cd {dir}");
+        println!("tee source.sources <<'END'\n{}END", self.source);
+        println!("tee apt.conf <<'END'\n{}END", self.configuration);
+        println!("touch status && apt-get -c apt.conf update");
+        println!(
+            "apt-get -c apt.conf download $(apt-cache -c apt.conf depends {} | sed -n 's/.*Depends: //p')",
+            self.newest
+        );
+    }
+
+    fn write(&self) -> io::Result<()> {
+        for folder in ["state/lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(self.file(folder))?;
+        }
+        fs::write(self.file("source.sources"), &self.source)?;
+        fs::write(self.file("apt.conf"), &self.configuration)?;
+        // No package is installed, as far as this apt knows.
+        fs::write(self.file("status"), "")
+    }
+
+    /// The packages that were downloaded.
+    fn packages(&self) -> io::Result<Vec<PathBuf>> {
+        packages_in(&self.dir)
+    }
+
+    fn command(&self, program: &str, words: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.env("LC_ALL", "C").current_dir(&self.dir);
+        command.arg("-c").arg(self.file("apt.conf")).args(words);
+        command
+    }
+
+    /// Asks for what is known of a package.
+    fn about(&self, package: &str) -> Result<String, SetupError> {
+        let words = ["show", "--no-all-versions", package];
+        let mut show = self.command("apt-cache", &words);
+        succeed(&mut show, "looking at the package lists")
+    }
+
+    fn download(&self) -> Result<(), SetupError> {
+        let retries = ["-o", "Acquire::Retries=3"];
+        let words = [&retries[..], &["update"]].concat();
+        let answer = succeed(
+            &mut self.command("apt-get", &words),
+            "reading package lists",
+        )?;
+        if answer.contains("Failed to fetch") {
+            return Err(failed(&self.command("apt-get", &words), answer));
+        }
+        let kernel = kernel_of(&self.about(&self.newest)?)?;
+        let parts = parts_of(&self.about(&kernel)?, &kernel);
+        let mut words = [&retries[..], &["download", &kernel]].concat();
+        words.extend(parts.iter().map(String::as_str));
+        let what = format!("downloading {kernel}");
+        eprintln!("{what}");
+        // Elsewhere first: half of them would be taken for all.
+        let incoming = self.file(INCOMING);
+        if incoming.exists() {
+            fs::remove_dir_all(&incoming)?;
+        }
+        fs::create_dir(&incoming)?;
+        let mut download = self.command("apt-get", &words);
+        succeed(download.current_dir(&incoming), &what)?;
+        for file in packages_in(&incoming)? {
+            let name = file.file_name().unwrap_or_default();
+            fs::rename(&file, self.dir.join(name))?;
+        }
+        Ok(())
+    }
+}
+
+fn packages_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let files = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        files => files?,
+    };
+    let mut packages = Vec::new();
+    for file in files {
+        let path = file?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            packages.push(path);
+        }
+    }
+    Ok(packages)
+}
+
+fn configuration(dir: &Path, name: &str) -> String {
+    let dir = dir.display();
+    // The user that apt would become cannot enter every folder. Signatures are checked as always.
+    format!(
+        "APT::Architecture \"{name}\";\n\
+         APT::Architectures {{ \"{name}\"; }};\n\
+         APT::Sandbox::User \"root\";\n\
+         Acquire::Languages \"none\";\n\
+         Dir::State \"{dir}/state\";\n\
+         Dir::State::status \"{dir}/status\";\n\
+         Dir::Cache \"{dir}/cache\";\n\
+         Dir::Etc::sourcelist \"{dir}/source.sources\";\n\
+         Dir::Etc::sourceparts \"-\";\n"
+    )
+}
+
+fn succeed(command: &mut Command, what: &str) -> Result<String, SetupError> {
+    let finished = command::run(command, what, Some(LIMIT), None)?;
+    if finished.success() {
+        return Ok(finished.tail);
+    }
+    Err(failed(command, finished.explain(15)))
+}
+
+fn failed(command: &Command, output: String) -> SetupError {
+    SetupError::Failed {
+        command: command::command_line(command),
+        output,
+        advice: "Without this there is no Linux to be compared with".into(),
+    }
+}
+
+/// The field `name` of the first stanza.
+fn field<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    answer
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
+/// The names of what a package depends on, alternatives left out.
+fn dependencies(answer: &str) -> impl Iterator<Item = &str> {
+    let all = field(answer, "Depends").unwrap_or_default().split(',');
+    all.filter_map(|one| one.split_whitespace().next())
+}
+
+/// The package of the kernel that the package of the newest kernel, described by `answer`, depends on.
+fn kernel_of(answer: &str) -> Result<String, SetupError> {
+    let wrong = |why| SetupError::NoLinux(format!("the package of the newest kernel {why}"));
+    let version = field(answer, "Version").ok_or_else(|| wrong("is not offered".into()))?;
+    let upstream = version.rsplit(':').next().and_then(parse_version);
+    if upstream.is_none_or(|upstream| upstream < OLDEST) {
+        let (major, minor) = OLDEST;
+        return Err(wrong(format!(
+            "is of {version}, and {major}.{minor} is needed: earlier ones have no virtio-iommu"
+        )));
+    }
+    let mut kernels = dependencies(answer).filter(|name| name.starts_with("linux-image-"));
+    let kernel = kernels.next();
+    Ok(kernel
+        .ok_or_else(|| wrong("names no kernel".into()))?
+        .into())
+}
+
+/// Further packages that the kernel is divided into, described by `answer`.
+fn parts_of(answer: &str, kernel: &str) -> Vec<String> {
+    let release = kernel.trim_start_matches("linux-image-");
+    let is_part = |name: &&str| name.starts_with("linux-") && name.ends_with(release);
+    dependencies(answer)
+        .filter(is_part)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Unpacks what is needed of the packages, and forgets the rest.
+fn unpack(dir: &Path, packages: &[PathBuf]) -> Result<Linux, SetupError> {
+    let root = dir.join("unpacked");
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    let modules_dir = dir.join(MODULES);
+    if modules_dir.exists() {
+        fs::remove_dir_all(&modules_dir)?;
+    }
+    fs::create_dir_all(&modules_dir)?;
+    let mut versions = Vec::new();
+    for package in packages {
+        let mut unpack = Command::new("dpkg-deb");
+        unpack.arg("-x").arg(package).arg(&root);
+        succeed(&mut unpack, &format!("unpacking {}", package.display()))?;
+        let mut version = Command::new("dpkg-deb");
+        version.arg("-f").arg(package).arg("Version");
+        versions.push(
+            succeed(&mut version, "asking for a version")?
+                .trim()
+                .to_owned(),
+        );
+    }
+    let (release, image) = find_image(&root.join("boot"))?;
+    let all = ["lib", "usr/lib"]
+        .map(|lib| root.join(lib).join("modules").join(&release))
+        .into_iter()
+        .find(|dir| dir.is_dir());
+    let none = || SetupError::NoLinux(format!("there are no modules of {release}"));
+    let all = Modules::find(&all.ok_or_else(none)?)?;
+    let mut order = Order::new(&all, |file| modules::bring(file, &modules_dir));
+    let linux = Linux {
+        iommu: order.next(&IOMMU)?,
+        disks: order.next(&DISKS)?,
+        release,
+        package: versions.into_iter().next().unwrap_or_default(),
+        dir: dir.into(),
+    };
+    fs::rename(image, linux.image())?;
+    fs::remove_dir_all(&root)?;
+    let note = serde_json::to_string_pretty(&linux).map_err(io::Error::other)?;
+    fs::write(dir.join(NOTE), note)?;
+    // Last: without them, all of it would have to be downloaded again.
+    fs::remove_dir_all(dir.join("apt"))?;
+    Ok(linux)
+}
+
+/// The kernel in the folder `boot`, and its release.
+fn find_image(boot: &Path) -> Result<(String, PathBuf), SetupError> {
+    for file in fs::read_dir(boot)? {
+        let path = file?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        if let Some(release) = name.and_then(|name| name.strip_prefix("vmlinuz-")) {
+            return Ok((release.to_owned(), path));
+        }
+    }
+    Err(SetupError::NoLinux(
+        "there is no kernel in the package".into(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEWEST: &str = "\
+Package: linux-image-arm64
+Source: linux-signed-arm64 (6.12.95+1~bpo12+1)
+Version: 6.12.95-1~bpo12+1
+Depends: linux-image-6.12.95+deb12-arm64 (= 6.12.95-1~bpo12+1)
+Description: Linux for 64-bit ARMv8 machines (meta-package)
+
+Package: linux-image-arm64
+Version: 6.1.0
+";
+
+    #[test]
+    fn the_kernel_is_what_the_newest_one_depends_on() {
+        let kernel = "linux-image-6.12.95+deb12-arm64";
+        assert_eq!(kernel_of(NEWEST).unwrap(), kernel);
+        let epoch = NEWEST.replace("Version: 6.12", "Version: 1:7.0");
+        assert_eq!(kernel_of(&epoch).unwrap(), kernel);
+        for (from, to, why) in [
+            ("Version: 6.12", "Version: 6.1", "6.12 is needed"),
+            ("Version: 6.12", "Version: 5.19", "6.12 is needed"),
+            ("Version: 6.12.95", "Version: none", "6.12 is needed"),
+            (
+                "Depends: linux-image",
+                "Depends: linux-base",
+                "names no kernel",
+            ),
+            (NEWEST, "N: Unable to locate package\n", "not offered"),
+        ] {
+            let answer = NEWEST.replacen(from, to, 1);
+            let error = kernel_of(&answer).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_in_parts_is_whole() {
+        let answer = "Version: 6.19\nDepends: kmod, linux-base (>= 4), \
+                      linux-modules-6.19+deb14-amd64 (= 6.19), linux-tools-6.18, \
+                      initramfs-tools | linux-initramfs-tool\n";
+        let parts = parts_of(answer, "linux-image-6.19+deb14-amd64");
+        assert_eq!(parts, ["linux-modules-6.19+deb14-amd64"]);
+        assert!(parts_of("Version: 6.12\n", "linux-image-6.12").is_empty());
+    }
+
+    #[test]
+    fn there_is_none_for_riscv64() {
+        let error = ensure(Arch::Riscv64, Options::default()).unwrap_err();
+        assert!(error.to_string().contains("no driver"), "{error}");
+    }
+
+    #[test]
+    fn the_version_is_what_linux_calls_it() {
+        for (release, version) in [
+            ("6.12.95+deb12-arm64", "6.12.95"),
+            ("6.12.43-amd64", "6.12.43"),
+            ("6.19", "6.19"),
+        ] {
+            let linux = Linux {
+                release: release.into(),
+                ..Linux::sample()
+            };
+            assert_eq!(linux.version(), version);
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_is_not_whole_is_none() {
+        assert_eq!(Linux::read(Path::new("/nonexistent")), None);
+    }
+}
