@@ -30,8 +30,15 @@ const FIGURES: [(&str, u64); 7] = [
 /// What is measured of nobody: a measurement of nothing, and parts of a request.
 const PARTS: [&str; 3] = ["overhead", "lock", "notify"];
 
-/// What is measured of the public API besides.
-const OF_DOMAIN: (&str, u64) = ("map-at", 1);
+/// What is measured of the public API besides, each by itself.
+const OF_DOMAIN: [&str; 6] = [
+    "map-at",
+    "dma-strict",
+    "dma-exchange",
+    "dma-deferred",
+    "dma-bounce",
+    "dma-place",
+];
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug)]
@@ -103,14 +110,14 @@ impl Bench {
         for rival in ["virtio-drivers", "pipeline", "domain"] {
             wanted.extend(FIGURES.iter().map(|(name, size)| (rival, *name, *size)));
         }
-        wanted.push(("domain", OF_DOMAIN.0, OF_DOMAIN.1));
+        wanted.extend(OF_DOMAIN.map(|name| ("domain", name, 1)));
         let mut found: Vec<(&str, &str, u64)> = Vec::new();
         for figure in &log.figures {
             found.push((&figure.rival, &figure.name, figure.size));
             let (least, most) = self.plausible;
             let low = if figure.rival == "none" { 0.0 } else { least };
             let own = ["pipeline", "domain"].contains(&&*figure.rival);
-            let compared = own && figure.name != OF_DOMAIN.0;
+            let compared = own && !OF_DOMAIN.contains(&&*figure.name);
             if figure.unit != self.unit
                 || figure.value <= low
                 || figure.value >= most
@@ -151,8 +158,14 @@ impl Bench {
         };
         for rivals in [true, false] {
             let told = [
-                done(rivals, &["map", "map-at", "unmap+map"]),
-                done(rivals, &["unmap", "unmap+map"]),
+                done(
+                    rivals,
+                    &["map", "map-at", "unmap+map", "dma-strict", "dma-exchange"],
+                ),
+                done(
+                    rivals,
+                    &["unmap", "unmap+map", "dma-strict", "dma-exchange"],
+                ),
             ];
             let seen = [traced(rivals, mapped), traced(rivals, unmapped)];
             if told != seen || told[0] == 0 {

@@ -10,11 +10,13 @@
 //! | [`subject`] | what every rival can be asked to do, and the rounds in which it is |
 //! | [`series`] | the samples of all figures, and their medians |
 //! | [`own_driver`] | the driver, by its public API |
+//! | [`dma`] | the ways to move data, as a device driver calls them |
 //! | [`pipeline`] | the driver's request queue by itself |
 //! | [`parts`] | what a request takes besides: lock, notification |
 //! | [`library_queue`] | the rival: the queue of `virtio-drivers`, on the same device |
 //! | [`requests`] | the benchmark of requests |
 
+mod dma;
 mod library_queue;
 mod meter;
 mod own_driver;

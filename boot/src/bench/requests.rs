@@ -3,12 +3,14 @@
 //! The rivals take turns: each round starts one on the device, measures it, resets the device, and
 //! goes on with the next, so that whatever else the host does falls on all of them.
 
+use alloc::sync::Arc;
 use core::array;
 
 use virtio_drivers::transport::SomeTransport;
 use virtio_drivers::transport::pci::PciTransport;
 use virtio_iommu::{EndpointId, Iommu, Options, PhysRange};
 
+use super::dma;
 use super::library_queue::LibraryQueue;
 use super::meter::Meter;
 use super::own_driver::OwnDomain;
@@ -91,6 +93,7 @@ impl Bench {
         let iommu = Iommu::start(transport, KernelPlatform, &endpoints, Options::default());
         let iommu = report.need("driver_starts", iommu)?;
         let domain = report.need("domain", iommu.create_domain(PAGES))?;
+        let domain = Arc::new(domain);
         report.need("attach", domain.attach(self.endpoint))?;
         let mut queue = Queue::new(&domain, &self.pages);
         let result = subject::round(&mut queue, &self.meter, &mut self.samples);
@@ -98,6 +101,8 @@ impl Bench {
         let mut subject = OwnDomain::new(&domain, &self.pages);
         let result = subject::round(&mut subject, &self.meter, &mut self.samples);
         report.need("domain", result)?;
+        let result = dma::round(&domain, self.endpoint, &self.meter, &mut self.samples);
+        report.need("dma", result)?;
         drop(domain);
         report.need("shutdown", iommu.shutdown())
     }
