@@ -42,12 +42,26 @@ pub(crate) unsafe fn read(from: NonNull<u8>, into: &mut [u8]) {
         // SAFETY: as above.
         *byte = unsafe { at.read_volatile() };
     }
-    for (i, chunk) in middle.chunks_exact_mut(WORD).enumerate() {
-        // SAFETY: inside of the bytes that the caller vouches for.
+    let get = |i: usize| {
+        // SAFETY: `i` counts the words of `middle`: inside of the bytes that the caller vouches
+        // for.
         let at = unsafe { from.add(head + i * WORD) };
         // SAFETY: as above; `split` has made it aligned.
-        let word = unsafe { at.cast::<u64>().read_volatile() };
-        chunk.copy_from_slice(&word.to_ne_bytes());
+        unsafe { at.cast::<u64>().read_volatile() }
+    };
+    // SAFETY: any eight bytes are a word, and any word is eight bytes.
+    match unsafe { middle.align_to_mut::<u64>() } {
+        // Not all CPUs store a word everywhere.
+        ([], aligned, []) => {
+            for (i, word) in aligned.iter_mut().enumerate() {
+                *word = get(i);
+            }
+        }
+        _ => {
+            for (i, chunk) in middle.chunks_exact_mut(WORD).enumerate() {
+                chunk.copy_from_slice(&get(i).to_ne_bytes());
+            }
+        }
     }
     for (i, byte) in last.iter_mut().enumerate() {
         // SAFETY: inside of the bytes that the caller vouches for.
@@ -82,13 +96,27 @@ pub(crate) unsafe fn write(to: NonNull<u8>, from: &[u8]) {
         // SAFETY: as above.
         unsafe { at.write_volatile(*byte) };
     }
-    for (i, chunk) in middle.chunks_exact(WORD).enumerate() {
-        let mut word = [0; WORD];
-        word.copy_from_slice(chunk);
-        // SAFETY: inside of the bytes that the caller vouches for.
+    let put = |i: usize, word: u64| {
+        // SAFETY: `i` counts the words of `middle`: inside of the bytes that the caller vouches
+        // for.
         let at = unsafe { to.add(head + i * WORD) };
         // SAFETY: as above; `split` has made it aligned.
-        unsafe { at.cast::<u64>().write_volatile(u64::from_ne_bytes(word)) };
+        unsafe { at.cast::<u64>().write_volatile(word) };
+    };
+    // SAFETY: any eight bytes are a word.
+    match unsafe { middle.align_to::<u64>() } {
+        // Not all CPUs load a word from everywhere.
+        ([], aligned, []) => aligned
+            .iter()
+            .enumerate()
+            .for_each(|(i, word)| put(i, *word)),
+        _ => {
+            for (i, chunk) in middle.chunks_exact(WORD).enumerate() {
+                let mut word = [0; WORD];
+                word.copy_from_slice(chunk);
+                put(i, u64::from_ne_bytes(word));
+            }
+        }
     }
     for (i, byte) in last.iter().enumerate() {
         // SAFETY: inside of the bytes that the caller vouches for.

@@ -64,26 +64,36 @@ impl<B: DmaBuffer, D: Direction, P: Platform> core::fmt::Debug for Deferred<B, D
 
 impl<B: DmaBuffer, D: Direction, P: Platform> Deferred<B, D, P> {
     /// Puts an UNMAP off, or sends it now if there is no room for another.
+    #[inline(always)]
     pub(super) fn park(live: Live<B, P>) -> Self {
-        let Live { domain, held, .. } = &live;
-        let place = match domain.park(*held) {
-            Err(ParkError::Full) => {
-                // If somebody else is flushing, there may be room afterwards, or not.
-                let _ = domain.flush();
-                domain.park(*held)
-            }
-            parked => parked,
+        let place = match live.domain.park(live.held) {
+            Ok(place) => Some(place),
+            Err(error) => Self::park_again(&live, error),
         };
-        if place.is_err() {
-            domain.revoke_now(*held);
-        }
         Self {
-            place: place.ok(),
+            place,
             live: ManuallyDrop::new(live),
             direction: PhantomData,
         }
     }
 
+    /// Makes room, or sends the UNMAP.
+    #[cold]
+    fn park_again(live: &Live<B, P>, error: ParkError) -> Option<Place> {
+        let Live { domain, held, .. } = live;
+        let mut place = None;
+        if error == ParkError::Full {
+            // If somebody else is flushing, there may be room afterwards, or not.
+            let _ = domain.flush();
+            place = domain.park(*held).ok();
+        }
+        if place.is_none() {
+            domain.revoke_now(*held);
+        }
+        place
+    }
+
+    #[inline(always)]
     fn into_parts(self) -> (Live<B, P>, Option<Place>) {
         let mut this = ManuallyDrop::new(self);
         // SAFETY: `this` is not dropped, so nothing takes it out again.
@@ -97,15 +107,26 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Deferred<B, D, P> {
     /// # Errors
     ///
     /// [`MapFailure`], with the buffer unless it is quarantined.
+    #[inline(always)]
     pub fn reuse(self) -> Result<Mapping<B, D, P>, MapFailure<B>> {
         let (live, place) = self.into_parts();
-        let held = live.held;
-        let again = live.domain.unpark(held, place);
+        match live.domain.unpark(live.held, place) {
+            Ok(Again::Mapped) => Ok(Mapping::of(live)),
+            again => Self::reuse_unmapped(live, again),
+        }
+    }
+
+    /// What [`reuse`](Self::reuse) does when the mapping is no longer in force.
+    #[cold]
+    fn reuse_unmapped(
+        live: Live<B, P>,
+        again: Result<Again, UnmapError>,
+    ) -> Result<Mapping<B, D, P>, MapFailure<B>> {
         match again {
             Ok(Again::Mapped) => Ok(Mapping::of(live)),
             Ok(Again::Revoked) => Self::map_again(live),
             Ok(Again::Quarantined(error)) => {
-                live.domain.keep(held, Erased::new(live.buffer));
+                live.keep();
                 Err(MapFailure {
                     error: MapError::Exposed(error),
                     buffer: None,
@@ -164,7 +185,7 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Deferred<B, D, P> {
         match live.domain.reclaim(live.held, place) {
             Ok(()) => Ok(live.buffer),
             Err(error) => {
-                live.domain.keep(live.held, Erased::new(live.buffer));
+                live.keep();
                 Err(error)
             }
         }

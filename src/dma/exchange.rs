@@ -22,6 +22,7 @@ impl<P: Platform> DmaDevice<P> {
     /// may succeed and the other fail. Does not allocate.
     ///
     /// `done` must belong to the same domain; otherwise both are done one after the other.
+    #[inline(always)]
     pub fn exchange<B, D, C, E>(
         &self,
         done: Completed<B, D, P>,
@@ -59,7 +60,7 @@ impl<P: Platform> DmaDevice<P> {
     }
 
     /// The requests of an exchange: the outcome of the UNMAP, if it was sent, and of the MAPs.
-    #[inline]
+    #[inline(never)]
     fn exchange_borrowed<E: Direction, C: DmaBuffer>(
         &self,
         end: Held,

@@ -57,15 +57,21 @@ impl<B: DmaBuffer, P: Platform> Live<B, P> {
     }
 
     /// Unmaps it, and gives the buffer back. If that is not confirmed, the buffer is quarantined.
-    #[inline]
+    #[inline(always)]
     pub(super) fn end(self) -> Result<B, UnmapError> {
         match self.domain.end_held(self.held) {
             Ok(()) => Ok(self.buffer),
             Err(error) => {
-                self.domain.keep(self.held, Erased::new(self.buffer));
+                self.keep();
                 Err(error)
             }
         }
+    }
+
+    /// Quarantines the buffer of a mapping that is not confirmed to be gone.
+    #[cold]
+    pub(super) fn keep(self) {
+        self.domain.keep(self.held, Erased::new(self.buffer));
     }
 
     /// The pointer to `len` bytes from `offset`, piece by piece, with the place in the data.
@@ -202,6 +208,7 @@ impl<B: DmaBuffer, D: Direction, P: Platform> core::fmt::Debug for Mapping<B, D,
 }
 
 impl<B: DmaBuffer, D: Direction, P: Platform> Mapping<B, D, P> {
+    #[inline(always)]
     pub(super) fn of(live: Live<B, P>) -> Self {
         Self {
             live: ManuallyDrop::new(live),
@@ -214,6 +221,7 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Mapping<B, D, P> {
     }
 
     /// Takes it apart, without the effect of dropping it.
+    #[inline(always)]
     pub(super) fn into_live(self) -> Live<B, P> {
         let mut this = ManuallyDrop::new(self);
         // SAFETY: `this` is not dropped, so nothing takes it out again.
@@ -273,7 +281,7 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Mapping<B, D, P> {
     /// told to do with the buffer is finished, or it was reset and confirmed that; and so did every
     /// other endpoint of the domain that was told of these addresses. A time-out is no report, nor
     /// is UNMAP, DETACH, or a reset of the IOMMU.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn complete(self) -> Completed<B, D, P> {
         Completed::of(self.into_live())
     }
@@ -304,6 +312,7 @@ impl<B: DmaBuffer, D: Direction, P: Platform> core::fmt::Debug for Completed<B, 
 }
 
 impl<B: DmaBuffer, D: Direction, P: Platform> Completed<B, D, P> {
+    #[inline(always)]
     pub(super) fn of(live: Live<B, P>) -> Self {
         Self {
             live: ManuallyDrop::new(live),
@@ -311,6 +320,7 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Completed<B, D, P> {
         }
     }
 
+    #[inline(always)]
     pub(super) fn into_live(self) -> Live<B, P> {
         let mut this = ManuallyDrop::new(self);
         // SAFETY: `this` is not dropped, so nothing takes it out again.
@@ -318,13 +328,13 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Completed<B, D, P> {
     }
 
     /// The buffer, or where it is, after the UNMAP was sent by somebody else.
-    #[inline]
+    #[inline(always)]
     pub(super) fn settle(self, outcome: Outcome) -> Result<B, UnmapError> {
         let live = self.into_live();
         match outcome {
             Ok(()) => Ok(live.buffer),
             Err(error) => {
-                live.domain.keep(live.held, Erased::new(live.buffer));
+                live.keep();
                 Err(UnmapError::Quarantined(error))
             }
         }
@@ -345,19 +355,19 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Completed<B, D, P> {
     ///
     /// [`UnmapError`]: the buffer is in the quarantine of the domain, because the endpoint may
     /// still reach it.
-    #[inline]
+    #[inline(always)]
     pub fn unmap(self) -> Result<B, UnmapError> {
         self.into_live().end()
     }
 
     /// Lets the endpoint use the buffer once more: the mapping was never undone.
-    #[inline]
+    #[inline(always)]
     pub fn reuse(self) -> Mapping<B, D, P> {
         Mapping::of(self.into_live())
     }
 
     /// Puts the UNMAP off, so that it shares a request with others: see [`Deferred`].
-    #[inline]
+    #[inline(always)]
     pub fn defer(self) -> Deferred<B, D, P> {
         Deferred::park(self.into_live())
     }
@@ -383,7 +393,7 @@ impl<P: Platform> DmaDevice<P> {
     /// # Errors
     ///
     /// [`MapFailure`], with the buffer.
-    #[inline]
+    #[inline(always)]
     pub fn map<D: Direction, B: DmaBuffer>(
         &self,
         buffer: B,
@@ -406,7 +416,9 @@ impl<P: Platform> DmaDevice<P> {
         self.map_with::<D, B>(buffer, gap).map(Mapping::of)
     }
 
-    #[inline]
+    /// Small enough to be inlined, so that the buffer is not copied from place to place: what is
+    /// long works on a borrow.
+    #[inline(always)]
     fn map_with<D: Direction, B: DmaBuffer>(
         &self,
         mut buffer: B,
@@ -425,7 +437,7 @@ impl<P: Platform> DmaDevice<P> {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn map_borrowed<D: Direction, B: DmaBuffer>(
         &self,
         buffer: &B,

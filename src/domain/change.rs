@@ -427,7 +427,7 @@ impl<P: Platform> Domain<P> {
 
     /// As [`end`](Self::end), but waits while the domain is busy, and quarantines the mapping
     /// after any error.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn end_held(&self, held: Held) -> Result<(), UnmapError> {
         let begun = self.state.lock().begin_end(held);
         let begun = match begun {
