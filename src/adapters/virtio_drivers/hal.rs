@@ -18,7 +18,8 @@ use crate::dma::{DmaDevice, copy_from, copy_to};
 use crate::domain::{MapError, UnmapError};
 use crate::platform::Platform;
 
-/// Up to so many bytes are copied while the lock is held, so that it is taken once, not twice.
+/// Buffers up to so many bytes are copied out while the lock is held, so that it is taken once,
+/// not twice; and copied in, whatever their direction.
 const SHORT: usize = 256;
 
 /// What `dma_alloc` says when there is no memory.
@@ -143,7 +144,8 @@ unsafe fn share<P: Platform>(binding: &Binding<P>, buffer: NonNull<[u8]>, way: W
     };
     match place {
         Some((iova, place)) => {
-            if way == Way::To {
+            // Short ones begin as they are: an answer that never comes is not an earlier one.
+            if way == Way::To || len <= SHORT {
                 // SAFETY: the caller vouches for the buffer.
                 let bytes = unsafe { slice::from_raw_parts(start.as_ptr(), len) };
                 // SAFETY: the place has at least `len` bytes, and is ours.
@@ -290,7 +292,7 @@ unsafe fn share_copied<P: Platform>(
         };
         cannot(binding, cause);
     };
-    if way == Way::To {
+    if way == Way::To || len <= SHORT {
         // SAFETY: the caller vouches for the buffer.
         let bytes = unsafe { slice::from_raw_parts(buffer.cast().as_ptr(), len) };
         // SAFETY: the place has at least `len` bytes, and is ours.

@@ -45,7 +45,8 @@
 //!   pages, such as those on a stack, are copied in and out, without a request of the IOMMU.
 //!   There is nothing in the window but what the device was given or has written itself; so where
 //!   it writes less than it was asked for, the rest of the buffer is what it wrote there before,
-//!   never what others have.
+//!   never what others have. Buffers of up to 256 bytes go there as they are in both directions:
+//!   an answer that the device never wrote is not taken for an earlier one.
 //! * **Longer buffers of whole pages**, while the driver shares them; or a little longer, if they
 //!   are [deferred](AdapterOptions::deferred).
 //!

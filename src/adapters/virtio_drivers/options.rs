@@ -24,7 +24,7 @@ pub struct AdapterOptions {
     /// Whether a buffer that the endpoint is to write is filled with zeros before it is mapped.
     /// `true` by default: some IOMMUs let an endpoint read what it may only write (virtio 1.2
     /// §5.13.6.5.2), and would show it what was there before. Nothing is done to buffers that
-    /// are copied: the window holds nothing but what this endpoint has seen.
+    /// are copied: they stay out of its reach.
     pub conceal: bool,
     /// The longest wait for a reset of the device; 2 s by default.
     pub reset_timeout: Duration,
