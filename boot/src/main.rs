@@ -14,7 +14,7 @@
 //! | [`cpus`] | what each CPU has of its own, and how the second one is put to work |
 //! | [`platform`] | what the driver under test gets from this kernel |
 //! | [`config_space`], [`machine`] | PCI, the IOMMU |
-//! | [`edu`], [`blk`] | the devices that do DMA |
+//! | [`edu`], [`block`] | the devices that do DMA |
 //! | [`demo`], [`scenarios`], [`bench`] | what runs |
 
 #![no_std]
@@ -26,7 +26,8 @@ extern crate alloc;
 mod acpi;
 mod arch;
 mod bench;
-mod blk;
+#[allow(dead_code, reason = "scenarios for all of it come next")]
+mod block;
 mod buffer;
 mod clock;
 mod command_line;

@@ -17,7 +17,8 @@ use virtio_iommu::{Domain, EndpointId, Iommu};
 use super::dma_lab::{Cost, PAGE, Pages, back, bytes_of, compare, fill, peek, phys};
 use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, shut_down};
 use crate::arch::Firmware;
-use crate::blk::{self, Disk, DiskError, SECTOR};
+use crate::block::virtio::{self, VirtioBlk};
+use crate::block::{self, BlockError, Ticket};
 use crate::buffer::Pattern;
 use crate::clock::{self, Deadline};
 use crate::console::println;
@@ -25,6 +26,11 @@ use crate::platform::{self, KernelPlatform};
 use crate::refusal::{NO_DOMAIN, drain, no_fault};
 use crate::report::{Checked, Report};
 
+/// The disk.
+type Disk = block::Disk<VirtioBlk>;
+
+/// The size of a sector, in bytes.
+const SECTOR: usize = 512;
 /// The size of the disk, in sectors.
 const SECTORS: u64 = 128;
 /// The sector that is written: the host side looks at it at the end.
@@ -66,7 +72,7 @@ fn has(buffer: &[u8], sector: u64, content: fn(usize) -> u8) -> bool {
 pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
     report.plan(2 + PLAIN + UNDER_WAY + LANDS + RESET + DETACHED + 1 + SHUT_DOWN_CHECKS);
     let mut lab = Lab::open(report, firmware, 0)?;
-    let (vendor, device) = blk::ID;
+    let (vendor, device) = virtio::ID;
     let found = lab.machine.pci.find(vendor, device).next().cloned();
     let function = report.need("disk", found.ok_or("there is no disk"))?;
     let endpoint = match lab.machine.placement(&function) {
@@ -137,7 +143,7 @@ struct Desk {
 }
 
 impl Desk {
-    fn open(&mut self) -> Result<Disk, DiskError> {
+    fn open(&mut self) -> Result<Disk, BlockError> {
         Disk::open(&mut self.lab.machine, &self.function, &self.device)
     }
 
@@ -181,7 +187,7 @@ const PLAIN: u32 = 5;
 
 /// Reads and writes that are waited for.
 fn plain(report: &mut Report, desk: &Desk, disk: &mut Disk) -> Checked {
-    report.equal("size", disk.sectors(), Some(SECTORS));
+    report.equal("size", disk.blocks(), SECTORS);
     let seen = report.require("a_sector_is_read", disk.read(5, 1))?;
     report.that("with_what_is_on_the_disk", has(&seen, 5, on_disk));
     let mut data = desk.page(report)?;
@@ -199,7 +205,7 @@ fn plain(report: &mut Report, desk: &Desk, disk: &mut Disk) -> Checked {
 struct Abandoned {
     phys: u64,
     iova: virtio_iommu::Iova,
-    ticket: blk::Ticket,
+    ticket: Ticket,
 }
 
 /// Has the disk begin to read a sector, and gives the buffer up.
@@ -213,7 +219,8 @@ fn abandon(report: &mut Report, desk: &Desk, disk: &mut Disk, sector: u64) -> Ch
     let first = report.need("offer", disk.offer_read(BAIT_AT, BAIT, &bait))?;
     let ticket = report.need("offer", disk.offer_read(sector, 1, &mapping))?;
     disk.submit();
-    report.need("bait", disk.wait(first))?;
+    let bait_done = report.need("bait", disk.wait(first))?;
+    report.need("bait", bait_done)?;
     // SAFETY: the disk has answered.
     back(report, unsafe { bait.complete() }.unmap())?;
 
