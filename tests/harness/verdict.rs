@@ -1,7 +1,7 @@
 //! The verdict of made-up runs: only exit code 33, a whole record and an agreeing trace together are green.
 
 use crate::records::GOOD;
-use crate::support::disk::{Disk, WrongSector};
+use crate::support::disk::{Disk, Drive, WrongSector};
 use crate::support::expect::Expect;
 use crate::support::finding::Finding;
 use crate::support::records::Flaw;
@@ -137,7 +137,10 @@ fn exit_33_does_not_help() {
 }
 
 fn disk_is_judged() {
-    let wrong = WrongSector(7);
+    let wrong = WrongSector {
+        drive: "disk",
+        sector: 7,
+    };
     assert_eq!(
         with(|run| run.wrong_sector = Some(wrong)),
         [Reason::Disk(wrong)]
@@ -150,20 +153,46 @@ fn a_disk_is_what_the_guest_left() {
         sectors: 4,
         written: 2,
     };
-    let file = std::env::temp_dir().join(format!("viommu-disk-{}", std::process::id()));
-    disk.create(&file).expect("a file");
-    let mut image = std::fs::read(&file).expect("a file");
-    std::fs::remove_file(&file).expect("a file");
+    let wrong = |drive, sector| Some(WrongSector { drive, sector });
+    let disk = disk.drive();
+    let mut image = image_of(disk);
     assert_eq!(image.len(), 4 * 512);
     assert_eq!(image[..8], 0x9e37_79b9_7f4a_7c15_u64.to_le_bytes());
-    assert_eq!(disk.judge(&image), Some(WrongSector(2)));
-    image[2 * 512..3 * 512]
-        .iter_mut()
-        .for_each(|byte| *byte = !*byte);
-    assert_eq!(disk.judge(&image), None);
-    assert_eq!(disk.judge(&image[..3 * 512]), Some(WrongSector(3)));
+    assert_eq!(disk.judge(Some(&image)), wrong("disk", 2));
+    turn(&mut image[2 * 512..3 * 512]);
+    assert_eq!(disk.judge(Some(&image)), None);
+    assert_eq!(disk.judge(Some(&image[..3 * 512])), wrong("disk", 3));
     image[511] ^= 1;
-    assert_eq!(disk.judge(&image), Some(WrongSector(0)));
+    assert_eq!(disk.judge(Some(&image)), wrong("disk", 0));
+    assert_eq!(disk.judge(None), wrong("disk", 0));
+
+    let other = Drive {
+        name: "other",
+        number: 1,
+        written: (1, 2),
+        ..disk
+    };
+    let mut image = image_of(other);
+    assert_eq!(other.judge(Some(&image)), wrong("other", 1));
+    turn(&mut image[512..1024]);
+    assert_eq!(other.judge(Some(&image)), wrong("other", 2));
+    turn(&mut image[1024..1536]);
+    assert_eq!(other.judge(Some(&image)), None);
+    // Its contents are its own.
+    assert_eq!(disk.judge(Some(&image)), wrong("disk", 0));
+}
+
+fn image_of(drive: Drive) -> Vec<u8> {
+    let file = format!("viommu-{}-{}", drive.name, std::process::id());
+    let file = std::env::temp_dir().join(file);
+    drive.create(&file).expect("a file");
+    let image = std::fs::read(&file).expect("a file");
+    std::fs::remove_file(&file).expect("a file");
+    image
+}
+
+fn turn(bytes: &mut [u8]) {
+    bytes.iter_mut().for_each(|byte| *byte = !*byte);
 }
 
 fn failed_check() {

@@ -26,6 +26,7 @@ pub fn audit(trace: &Trace, guest: &[(usize, Request)], expect: &Expect) -> Vec<
     let mut auditor = Auditor {
         guest: &guest,
         locks_bypass: expect.locks_bypass,
+        pass_through: expect.pass_through,
         config: trace.config(),
         device: trace.iommu(),
         ..Auditor::default()
@@ -108,6 +109,8 @@ struct Auditor<'a> {
     /// What the scenario wants of `bypass`, and whether it was written 0 since DRIVER_OK.
     locks_bypass: bool,
     locked: bool,
+    /// Whether the scenario wants domains that are not translated.
+    pass_through: bool,
     complete: usize,
     failed: usize,
     /// The start before this one failed.
@@ -180,7 +183,7 @@ impl Auditor<'_> {
         self.rules(line, event)?;
         let outcome = match (event, guest.1.body) {
             (Event::Attach { domain, endpoint }, Body::Attach { flags, .. }) => {
-                self.forbid_if(flags != 0, line, Rule::PassThrough);
+                self.forbid_if(flags != 0 && !self.pass_through, line, Rule::PassThrough);
                 self.book.attach(domain, endpoint, flags, found)
             }
             (Event::Detach { domain, endpoint }, _) => self.book.detach(domain, endpoint, found),

@@ -65,6 +65,8 @@ pub struct Expect {
     pub input_end: Option<u64>,
     /// Whether the driver closes the bypass of endpoints without a domain, or leaves it alone.
     pub locks_bypass: bool,
+    /// Whether endpoints may be attached to domains that are not translated.
+    pub pass_through: bool,
     /// Whether the device refuses a request, other than a purge of a domain that does not exist.
     pub refusals: bool,
 }
@@ -87,6 +89,7 @@ impl Expect {
         granule: None,
         input_end: None,
         locks_bypass: true,
+        pass_through: false,
         refusals: false,
     };
 

@@ -1,6 +1,6 @@
 //! Boots a scenario under QEMU, once, and keeps all that it said.
 
-use super::disk::WrongSector;
+use super::disk::Drive;
 use super::scenarios::{Clock, Scenario};
 use super::trace;
 use super::verdict::{End, Run};
@@ -115,17 +115,20 @@ pub fn boot(host: &Host, scenario: &Scenario, append: &str, limit: Duration) -> 
     }
     let name = format!("{}-{}", host.qemu.arch, scenario.name);
     let version = host.qemu.version.to_string();
-    let Some(disk) = scenario.disk else {
-        return watch(command, &version, &name, limit);
-    };
-    let image = Scratch::new(&name, "img");
-    // If it cannot be written, QEMU says that it is not there.
-    let _ = disk.create(&image.file);
-    command.args(disk.arguments(&image.file));
+    let drives: Vec<(Drive, Scratch)> = scenario
+        .drives()
+        .map(|drive| (drive, Scratch::new(&name, "img")))
+        .collect();
+    for (drive, image) in &drives {
+        // If it cannot be written, QEMU says that it is not there.
+        let _ = drive.create(&image.file);
+        command.args(drive.arguments(&image.file));
+    }
     let run = watch(command, &version, &name, limit);
-    let left = fs::read(&image.file);
+    let wrong =
+        |(drive, image): &(Drive, Scratch)| drive.judge(fs::read(&image.file).ok().as_deref());
     Run {
-        wrong_sector: left.map_or(Some(WrongSector(0)), |image| disk.judge(&image)),
+        wrong_sector: drives.iter().find_map(wrong),
         ..run
     }
 }

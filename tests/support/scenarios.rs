@@ -4,7 +4,7 @@ mod dma;
 mod driver;
 mod interrupts;
 
-use super::disk::Disk;
+use super::disk::{Disk, Drive};
 use super::expect::{Expect, Kind, Region, WantedFault};
 use super::request::Range;
 use super::verdict::Wanted;
@@ -46,6 +46,8 @@ pub struct Scenario {
     pub machine: fn(Arch) -> &'static [&'static str],
     /// What is on the drive `disk`, if a device has it.
     pub disk: Option<Disk>,
+    /// All other drives.
+    pub drives: &'static [Drive],
     /// How time passes.
     pub clock: Clock,
     /// Checks that may be skipped.
@@ -61,6 +63,12 @@ impl Scenario {
             Boot::Scenario => format!("scenario={}", self.guest.unwrap_or(self.name)),
             Boot::Demo => "run=demo".into(),
         }
+    }
+
+    /// What is on its disks.
+    pub fn drives(&self) -> impl Iterator<Item = Drive> + use<> {
+        let disk = self.disk.map(Disk::drive);
+        disk.into_iter().chain(self.drives.iter().copied())
     }
 
     /// How its output is judged.
@@ -80,6 +88,7 @@ const BASE: Scenario = Scenario {
     devices: &["-device", IOMMU, "-device", EDU],
     machine: |_| &[],
     disk: None,
+    drives: &[],
     clock: Clock::Instructions,
     skips: &[],
     expect: plain,

@@ -50,7 +50,7 @@ pub struct Run {
     pub trace: Option<String>,
     /// Wall time.
     pub elapsed: Duration,
-    /// The first sector of its disk that is not what it must be.
+    /// The first sector of its disks that is not what it must be.
     pub wrong_sector: Option<WrongSector>,
 }
 
@@ -92,7 +92,7 @@ pub enum Reason {
     Unreadable(Unreadable),
     /// The trace shows what must not be.
     Trace(Finding),
-    /// The disk is not what the guest was to leave.
+    /// A disk is not what the guest was to leave.
     Disk(WrongSector),
 }
 
@@ -216,8 +216,11 @@ impl fmt::Display for Reason {
                 )
             }
             Self::Trace(finding) => write!(f, "{finding}"),
-            Self::Disk(WrongSector(number)) => {
-                write!(f, "sector {number} of the disk is not what it must be")
+            Self::Disk(WrongSector { drive, sector }) => {
+                write!(
+                    f,
+                    "sector {sector} of the drive {drive} is not what it must be"
+                )
             }
         }
     }
