@@ -26,7 +26,6 @@ extern crate alloc;
 mod acpi;
 mod arch;
 mod bench;
-#[allow(dead_code, reason = "scenarios for all of it come next")]
 mod block;
 mod buffer;
 mod clock;

@@ -3,6 +3,7 @@
 mod dma;
 mod driver;
 mod interrupts;
+mod io;
 
 use super::disk::{Disk, Drive};
 use super::expect::{Expect, Kind, Region, WantedFault};
@@ -215,7 +216,7 @@ fn none(_: Arch) -> Expect {
 
 /// All that is booted but the self tests of the harness.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    [driver::ROWS, interrupts::ROWS, dma::ROWS]
+    [driver::ROWS, interrupts::ROWS, dma::ROWS, io::ROWS]
         .into_iter()
         .flatten()
 }

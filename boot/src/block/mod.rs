@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`memory`] | memory that a disk and the CPU share, behind the IOMMU or beside it |
 //! | [`virtio`] | virtio-blk |
+//! | [`nvme`] | NVMe |
 //! | [`disk`] | a disk for somebody who waits for what it does, with buffers of its own |
 //! | [`wake`] | how the CPU is woken when a disk interrupts |
 //!
@@ -13,6 +14,7 @@
 
 pub mod disk;
 pub mod memory;
+pub mod nvme;
 pub mod virtio;
 pub mod wake;
 
@@ -21,11 +23,12 @@ use core::hint;
 use core::time::Duration;
 
 use virtio_iommu::dma::DmaDevice;
+use virtio_iommu::topology::pci::Function;
 use virtio_iommu::{IovaRange, MapError, UnmapError};
 
 use crate::clock::Deadline;
 use crate::interrupts::Line;
-use crate::machine::MachineError;
+use crate::machine::{Machine, MachineError};
 use crate::platform::KernelPlatform;
 
 pub use disk::Disk;
@@ -152,6 +155,21 @@ impl From<MachineError> for BlockError {
 ///
 /// Dropping it is no reset: what it shares with the disk is never used again then.
 pub trait BlockDevice: Sized {
+    /// PCI vendor and device id of such disks.
+    const ID: (u16, u16);
+
+    /// Brings a disk up.
+    ///
+    /// # Errors
+    ///
+    /// [`BlockError`]; [`BlockError::GoesAround`] if `route` is the IOMMU, and the disk says that
+    /// it goes around.
+    fn open(
+        machine: &mut Machine,
+        function: &Function,
+        route: Route<'_>,
+    ) -> Result<Self, BlockError>;
+
     /// The size of a block, in bytes.
     fn block_size(&self) -> usize;
 

@@ -17,8 +17,8 @@ use virtio_iommu::{Domain, EndpointId, Iommu};
 use super::dma_lab::{Cost, PAGE, Pages, back, bytes_of, compare, fill, peek, phys};
 use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, shut_down};
 use crate::arch::Firmware;
-use crate::block::virtio::{self, VirtioBlk};
-use crate::block::{self, BlockError, Ticket};
+use crate::block::virtio::VirtioBlk;
+use crate::block::{self, BlockDevice, BlockError, Ticket};
 use crate::buffer::Pattern;
 use crate::clock::{self, Deadline};
 use crate::console::println;
@@ -72,7 +72,7 @@ fn has(buffer: &[u8], sector: u64, content: fn(usize) -> u8) -> bool {
 pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
     report.plan(2 + PLAIN + UNDER_WAY + LANDS + RESET + DETACHED + 1 + SHUT_DOWN_CHECKS);
     let mut lab = Lab::open(report, firmware, 0)?;
-    let (vendor, device) = virtio::ID;
+    let (vendor, device) = VirtioBlk::ID;
     let found = lab.machine.pci.find(vendor, device).next().cloned();
     let function = report.need("disk", found.ok_or("there is no disk"))?;
     let endpoint = match lab.machine.placement(&function) {

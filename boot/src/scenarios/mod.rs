@@ -21,6 +21,9 @@
 //! | `doorbell-refused` | as `msi-unmapped`, with a reserved region over the doorbell |
 //! | `dma-…` | IOMMU, `edu` |
 //! | `late-dma` | IOMMU, a throttled virtio-blk disk |
+//! | `blk-…`, `nvme-…` | IOMMU, a virtio-blk or an NVMe disk |
+//! | `disks-around` | IOMMU, a virtio-blk disk that goes around it, another, an NVMe disk |
+//! | `many-devices` | IOMMU, two virtio-blk and two NVMe disks, `edu` as for `faults` |
 //! | `not-behind` | IOMMU, `edu`, entropy device on virtio-mmio |
 //! | `clock` | `edu` |
 //! | `config-ports` (x86_64) | any |
@@ -39,10 +42,17 @@ mod dma_strict;
 mod faults;
 mod groups;
 mod interrupts;
+mod io_around;
+mod io_bounce;
+mod io_deferred;
+mod io_faults;
+mod io_lab;
+mod io_strict;
 mod isolation;
 mod lab;
 mod late_dma;
 mod limits;
+mod many_devices;
 mod messages;
 mod pipeline;
 mod restart;
@@ -94,6 +104,16 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("dma-coherent", dma_shared::coherent),
     ("dma-window", dma_shared::window),
     ("late-dma", late_dma::run),
+    ("blk-strict", io_strict::blk),
+    ("blk-bounce", io_bounce::blk),
+    ("blk-deferred", io_deferred::blk),
+    ("blk-faults", io_faults::blk),
+    ("nvme-strict", io_strict::nvme),
+    ("nvme-bounce", io_bounce::nvme),
+    ("nvme-deferred", io_deferred::nvme),
+    ("nvme-faults", io_faults::nvme),
+    ("disks-around", io_around::run),
+    ("many-devices", many_devices::run),
     ("selftest-pass", selftest::pass),
     ("selftest-fail", selftest::fail),
     ("selftest-panic", selftest::panic),

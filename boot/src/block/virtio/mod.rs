@@ -27,9 +27,6 @@ use crate::interrupts::Line;
 use crate::machine::Machine;
 use crate::platform::KernelHal;
 
-/// PCI vendor and device id.
-pub const ID: (u16, u16) = (0x1af4, 0x1042);
-
 /// The size of a sector, which is the block of a request (§5.2.4), in bytes.
 const SECTOR: usize = 512;
 
@@ -63,14 +60,11 @@ pub struct VirtioBlk {
     idle: u32,
 }
 
-impl VirtioBlk {
-    /// Brings a disk up (§3.1).
-    ///
-    /// # Errors
-    ///
-    /// [`BlockError`]; [`BlockError::GoesAround`] if `route` is the IOMMU, and the disk does not
-    /// take that.
-    pub fn open(
+impl BlockDevice for VirtioBlk {
+    const ID: (u16, u16) = (0x1af4, 0x1042);
+
+    /// As §3.1 says.
+    fn open(
         machine: &mut Machine,
         function: &Function,
         route: Route<'_>,
@@ -134,9 +128,7 @@ impl VirtioBlk {
             idle: 0,
         })
     }
-}
 
-impl BlockDevice for VirtioBlk {
     fn block_size(&self) -> usize {
         SECTOR
     }
