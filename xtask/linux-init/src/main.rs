@@ -16,6 +16,7 @@
 //! | `transfer` | I/Os, one at a time and many at once |
 //! | `phase` | one measured phase |
 //! | `counter` | the counter of instructions |
+//! | `counted` | instructions of I/Os, and how many were waited for |
 //! | `console` | records, and the end |
 
 #![no_std]
@@ -23,6 +24,7 @@
 
 mod buffer;
 mod console;
+mod counted;
 mod counter;
 mod machine;
 mod phase;

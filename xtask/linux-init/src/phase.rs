@@ -1,12 +1,14 @@
 //! One phase: a number of equal I/Os, and what they took.
 
+use core::fmt;
 use core::time::Duration;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Layout};
 use crate::console::Console;
+use crate::counted::{self, Counted};
 use crate::counter::Counter;
 use crate::machine::{Disks, Marker};
-use crate::plan::{Job, Measure};
+use crate::plan::{Disk, Job, Measure};
 use crate::system::{self, Failure};
 use crate::transfer::{self, DEPTH, Queue, Transfer};
 
@@ -99,55 +101,66 @@ impl Bench<'_> {
 
     /// Does it, and tells what it took.
     pub fn measure(&self, job: &Job, console: &mut Console) -> Result<(), Failure> {
-        let mut latencies = Latencies {
-            nanoseconds: [0; IOS],
-            count: 0,
-        };
-        self.marker.mark(BEGIN)?;
-        let began = system::now()?;
-        let counted = self.counter.map(Counter::read).transpose()?;
-        self.run(job, |took| latencies.push(took))?;
-        let instructions = match (self.counter, counted) {
-            (Some(counter), Some(before)) => Some(counter.since(before)?),
-            _ => None,
-        };
-        let took = system::now()?.saturating_sub(began).as_nanos();
-        self.marker.mark(END)?;
-
-        let disk = self.disks.get(job.disk)?.0;
-        let (device, mode) = (disk.device, disk.mode);
-        let operation = if job.write { "write" } else { "read" };
-        let pattern = if job.random { "rand" } else { "seq" };
-        let layout = match job.layout {
-            crate::buffer::Layout::Scattered => "scattered",
-            crate::buffer::Layout::Contiguous => "contiguous",
-        };
-        let Job {
-            size, depth, ios, ..
-        } = job;
-        let what = format_args!(
-            "@viommu 1 io device={device} op={operation} pattern={pattern} size={size} layout={layout} depth={depth} \
-             mode={mode} ios={ios}"
-        );
+        let (disk, _) = self.disks.get(job.disk)?;
         match self.measure {
-            Measure::Counts => console.line(what),
+            Measure::Counts => {
+                self.marked(|| self.run(job, |_| ()))?;
+                console.line(format_args!("{}", Told(&disk, job)));
+            }
             Measure::Instructions => {
-                let instructions = instructions.ok_or(Failure::of("nothing was counted"))?;
-                console.line(format_args!("{what} instructions={instructions}"));
+                let counter = self.counter.ok_or(Failure::of("no counter"))?;
+                let counted = self.marked(|| match job.depth {
+                    1 => counted::each(counter, job.ios, self.transfers(job)?),
+                    _ => counted::all(counter, || self.run(job, |_| ())),
+                })?;
+                let Counted {
+                    total,
+                    waits,
+                    with,
+                    without,
+                } = counted;
+                console.line(format_args!("{} instructions={total}", Told(&disk, job)));
+                let (with, without) = (with.unwrap_or(0), without.unwrap_or(0));
+                console.line(format_args!(
+                    "@viommu 1 waits count={waits} with={with} without={without}"
+                ));
             }
             Measure::Time => {
-                let median = latencies.percentile(50);
-                let slow = latencies.percentile(99);
+                let mut latencies = Latencies {
+                    nanoseconds: [0; IOS],
+                    count: 0,
+                };
+                let took = self.marked(|| {
+                    let began = system::now()?;
+                    self.run(job, |took| latencies.push(took))?;
+                    Ok(system::now()?.saturating_sub(began).as_nanos())
+                })?;
+                let (median, slow) = (latencies.percentile(50), latencies.percentile(99));
                 let (Some(p50), Some(p99)) = (median, slow) else {
                     return Err(Failure::of("nothing was timed"));
                 };
-                console.line(format_args!("{what} ns={took} p50={p50} p99={p99}"));
+                console.line(format_args!(
+                    "{} ns={took} p50={p50} p99={p99}",
+                    Told(&disk, job)
+                ));
             }
         }
         Ok(())
     }
 
-    fn run(&self, job: &Job, mut took: impl FnMut(Duration)) -> Result<(), Failure> {
+    /// Marks in QEMU's trace where `work` begins and ends.
+    fn marked<T>(&self, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        self.marker.mark(BEGIN)?;
+        let done = work()?;
+        self.marker.mark(END)?;
+        Ok(done)
+    }
+
+    /// The next I/O of a job, in a slot of its buffer.
+    fn transfers(
+        &self,
+        job: &Job,
+    ) -> Result<impl FnMut(usize) -> Result<Transfer, Failure>, Failure> {
         let Job {
             size, depth, ios, ..
         } = *job;
@@ -157,19 +170,25 @@ impl Bench<'_> {
         let (_, file) = self.disks.get(job.disk)?;
         let buffer = self
             .buffers
-            .iter()
+            .into_iter()
             .find(|buffer| buffer.layout == job.layout);
         let buffer = buffer.ok_or(Failure::of("no such buffer"))?;
         let mut places = Places::of(job, self.space);
-        let mut make = |slot| {
+        let write = job.write;
+        Ok(move |slot| {
             Ok(Transfer {
                 file,
-                write: job.write,
+                write,
                 place: places.take(),
-                memory: buffer.slot(slot, size)?,
+                // They come around, whether there is one I/O at once or many.
+                memory: buffer.slot(slot % DEPTH, size)?,
                 size,
             })
-        };
+        })
+    }
+
+    fn run(&self, job: &Job, mut took: impl FnMut(Duration)) -> Result<(), Failure> {
+        let mut make = self.transfers(job)?;
         // The clock takes instructions.
         let timed = self.measure == Measure::Time;
         let clock = || {
@@ -179,17 +198,39 @@ impl Bench<'_> {
                 Ok(Duration::ZERO)
             }
         };
-        if depth > 1 {
-            return self.queue.run(ios, depth, make, clock, took);
+        if job.depth > 1 {
+            return self.queue.run(job.ios, job.depth, make, clock, took);
         }
         let mut before = clock()?;
-        // The buffers come around, as they do with many I/Os at once.
-        for index in 0..ios {
-            transfer::one(&make(index % DEPTH)?)?;
+        for index in 0..job.ios {
+            transfer::one(&make(index)?)?;
             let now = clock()?;
             took(now.saturating_sub(before));
             before = now;
         }
         Ok(())
+    }
+}
+
+/// A record, up to what was measured.
+struct Told<'a>(&'a Disk, &'a Job);
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(Disk { device, mode, .. }, job) = self;
+        let operation = if job.write { "write" } else { "read" };
+        let pattern = if job.random { "rand" } else { "seq" };
+        let layout = match job.layout {
+            Layout::Scattered => "scattered",
+            Layout::Contiguous => "contiguous",
+        };
+        let Job {
+            size, depth, ios, ..
+        } = job;
+        write!(
+            f,
+            "@viommu 1 io device={device} op={operation} pattern={pattern} size={size} layout={layout} depth={depth} \
+             mode={mode} ios={ios}"
+        )
     }
 }

@@ -292,11 +292,25 @@ pub unsafe fn submit(context: u64, controls: &[u64]) -> Result<usize, Failure> {
     begun.map_err(refused("io_submit"))
 }
 
-/// Waits for the end of at least one I/O, at most ten seconds. How many events there are.
+/// How often this program had to wait for something, so that others could run, or nobody.
+pub fn waits() -> Result<u64, Failure> {
+    /// Whose use of resources.
+    const SELF: usize = 0;
+    /// Words of the answer, and which of them is the number of voluntary switches.
+    const WORDS: usize = 18;
+    const SWITCHES: usize = 16;
+    let mut usage = [0_u64; WORDS];
+    // SAFETY: Linux writes 18 words there.
+    let told = unsafe { syscall!(Sysno::getrusage, SELF, usage.as_mut_ptr()) };
+    told.map_err(refused("getrusage"))?;
+    Ok(usage[SWITCHES])
+}
+
+/// Waits for the end of at least one I/O. How many events there are. If none ends, whoever runs this machine ends it: a
+/// limit would be a timer of Linux, and cost each I/O something.
 pub fn events(context: u64, events: &mut [[u64; 4]]) -> Result<usize, Failure> {
-    let limit = [10_u64, 0];
-    let (room, start) = (events.len(), events.as_mut_ptr());
-    // SAFETY: Linux writes at most so many events of 32 bytes there, and reads two words of the limit.
-    let ended = unsafe { syscall!(Sysno::io_getevents, context, 1, room, start, limit.as_ptr()) };
+    let (room, start, forever) = (events.len(), events.as_mut_ptr(), ptr::null::<u64>());
+    // SAFETY: Linux writes at most so many events of 32 bytes there.
+    let ended = unsafe { syscall!(Sysno::io_getevents, context, 1, room, start, forever) };
     ended.map_err(refused("io_getevents"))
 }

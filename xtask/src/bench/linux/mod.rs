@@ -9,12 +9,14 @@
 //! | [`plan`] | what the guest does, in which order |
 //! | [`machine`] | initramfs, disks, command line |
 //! | [`verdict`] | whether what came out is believed |
+//! | [`waits`] | leaves the wait for the disks out of instructions |
 //! | [`table`] | what came out, as a table |
 
 pub mod machine;
 pub mod plan;
 pub mod table;
 pub mod verdict;
+pub mod waits;
 
 use std::ffi::OsString;
 use std::fs;
@@ -102,6 +104,8 @@ pub struct LinuxRun {
     pub phases: Vec<Phase>,
     /// What reached the IOMMU in each of them. There if that was measured.
     pub counts: Option<Vec<Counts>>,
+    /// What one wait for a disk took in instructions: it is left out of the phases. There if those were measured.
+    pub wait: Option<u64>,
     /// The version of Linux, such as `6.12.95`.
     pub version: String,
     /// The version of Debian's package of it.
@@ -215,10 +219,11 @@ fn boot_in(
         Measure::Instructions | Measure::Time => None,
     };
     match verdict::judge(&outcome, traced.as_deref(), plan, what) {
-        Ok((phases, counts)) => Ok(LinuxRun {
+        Ok(told) => Ok(LinuxRun {
             measure: what,
-            phases,
-            counts,
+            phases: told.phases,
+            counts: told.counts,
+            wait: told.wait,
             version: linux.version().into(),
             package: linux.package.clone(),
             command: told_command(qemu.arch, what),
@@ -266,7 +271,8 @@ pub fn how() -> String {
          depth 16, never merged. In a round of a case each mode comes once, in an order that is rotated ({} rounds for \
          time, {} for instructions, {} for counts); all is done once before to warm up. Instructions: all that the \
          processor retires, user and kernel, under `-icount shift=0`, by its own counter, which has to count a loop of \
-         known length; on aarch64 only, as QEMU's x86_64 has none.",
+         known length; on aarch64 only, as QEMU's x86_64 has none. Going idle until a disk has answered is left out: how \
+         often that was is told by Linux, and what one takes is the difference of I/Os with and without.",
         Measure::Time.rounds(),
         Measure::Instructions.rounds(),
         Measure::Counts.rounds(),

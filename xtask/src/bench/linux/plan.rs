@@ -88,11 +88,9 @@ fn cases(device: &str) -> Vec<Case> {
 }
 
 /// How many I/Os a phase has.
-fn ios(case: &Case, measure: Measure) -> u64 {
-    match (case.size, measure) {
-        (SMALL, Measure::Time) => 200,
-        (SMALL, _) => 128,
-        (_, Measure::Time) => 48,
+fn ios(case: &Case) -> u64 {
+    match case.size {
+        SMALL => 128,
         _ => 32,
     }
 }
@@ -117,7 +115,7 @@ impl Plan {
         plan.machine(linux, measure);
         for (number, device) in ["blk", "nvme"].into_iter().enumerate() {
             for (place, case) in cases(device).iter().enumerate() {
-                let ios = ios(case, measure);
+                let ios = ios(case);
                 // Far apart, so that no two phases with random places have the same ones but by chance.
                 let seed = ((number * 100 + place) as u64) << 32;
                 let disks = DISKS.iter().enumerate();
@@ -236,7 +234,7 @@ disk nvme strict 0000:00:0a.0
 disk nvme lazy 0000:00:0b.0
 groups
 marker 0000:00:0c.0
-warm 0 read seq 4096 contiguous 1 50 0
+warm 0 read seq 4096 contiguous 1 32 0
 ";
         assert_eq!(&text[..expected.len()], expected);
     }

@@ -101,8 +101,11 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 /// What was measured and how long it took.
 #[must_use]
 pub fn heading(run: &LinuxRun) -> String {
+    let wait = run.wait.map_or_else(String::new, |wait| {
+        format!(", {wait} instructions left out for each wait")
+    });
     format!(
-        "{} of Linux {} ({}): {} phases, {:.1} s\n{}",
+        "{} of Linux {} ({}): {} phases, {:.1} s{wait}\n{}",
         run.measure.name(),
         run.version,
         run.package,
@@ -151,6 +154,7 @@ mod tests {
             phases,
             version: "6.12.95".into(),
             package: "6.12.95-1".into(),
+            wait: None,
             command: "qemu".into(),
             elapsed: Duration::from_secs(7),
         }

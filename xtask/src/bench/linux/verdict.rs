@@ -5,7 +5,19 @@ use super::super::io::record::{self, Phase};
 use super::super::record::Unbelievable;
 use super::Measure;
 use super::plan::Plan;
+use super::waits;
 use crate::vm::{Exit, Outcome};
+
+/// What a boot gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// All phases.
+    pub phases: Vec<Phase>,
+    /// What reached the IOMMU in each of them, if that was traced.
+    pub counts: Option<Vec<Counts>>,
+    /// What one wait took in instructions, if those were counted.
+    pub wait: Option<u64>,
+}
 
 /// The phases of a boot, and with `trace` what reached the IOMMU in each of them.
 ///
@@ -17,7 +29,7 @@ pub fn judge(
     trace: Option<&str>,
     plan: &Plan,
     measure: Measure,
-) -> Result<(Vec<Phase>, Option<Vec<Counts>>), String> {
+) -> Result<Told, String> {
     let said = |Unbelievable { what, line }: Unbelievable| match line.as_str() {
         "" => what.to_owned(),
         line => format!("{what}: `{line}`"),
@@ -27,8 +39,15 @@ pub fn judge(
         return Err(outcome.exit.explain());
     }
     whole(&serial)?;
-    let phases = record::phases(&serial).map_err(said)?;
+    let mut phases = record::phases(&serial).map_err(said)?;
     compare(&phases, plan, measure)?;
+    let wait = match measure {
+        Measure::Instructions => {
+            let waits = waits::read(&serial)?;
+            Some(waits::leave_out(&mut phases, &waits)?)
+        }
+        Measure::Counts | Measure::Time => None,
+    };
     let counts = match trace {
         None => None,
         Some(trace) => {
@@ -37,7 +56,11 @@ pub fn judge(
             Some(counts)
         }
     };
-    Ok((phases, counts))
+    Ok(Told {
+        phases,
+        counts,
+        wait,
+    })
 }
 
 /// A plan, as many checks as it says, all passed, and an end. Lines without the mark are the kernel's.
@@ -46,7 +69,8 @@ fn whole(serial: &str) -> Result<(), String> {
         let line = line.trim_end();
         line.strip_prefix("@viommu 1 ")
     });
-    let mut records = marked.filter(|record| !record.starts_with("io "));
+    let mut records =
+        marked.filter(|record| !record.starts_with("io ") && !record.starts_with("waits "));
     let plan = records
         .next()
         .and_then(|record| record.strip_prefix("plan "));
@@ -168,14 +192,15 @@ mod tests {
         let plan = plan();
         let (log, trace) = good(&plan, "");
         let judged = judge(&outcome(33, &log), Some(&trace), &plan, Measure::Counts);
-        let (phases, counts) = judged.unwrap();
+        let Told { phases, counts, .. } = judged.unwrap();
         assert_eq!(
             (phases.len(), counts.map(|counts| counts.len())),
             (168, Some(168))
         );
         let (log, _) = good(&plan, " ns=9 p50=1 p99=2");
         assert!(judge(&outcome(33, &log), None, &plan, Measure::Time).is_ok());
-        let (log, _) = good(&plan, " instructions=9");
+        let waits = "\r\n@viommu 1 waits count=0 with=0 without=9";
+        let (log, _) = good(&plan, &format!(" instructions=9{waits}"));
         assert!(judge(&outcome(33, &log), None, &plan, Measure::Instructions).is_ok());
     }
 
