@@ -46,7 +46,11 @@ pub fn namespace(to: u64) -> Command {
 pub fn max_bytes(memory: &Shared, at: usize) -> usize {
     match memory.get::<u8>(at + MDTS) {
         0 => usize::MAX,
-        exponent => PAGE.checked_shl(exponent.into()).unwrap_or(usize::MAX),
+        exponent => {
+            let pages = 1_usize.checked_shl(exponent.into());
+            let bytes = pages.and_then(|pages| pages.checked_mul(PAGE));
+            bytes.unwrap_or(usize::MAX)
+        }
     }
 }
 
