@@ -16,6 +16,9 @@ use crate::transfer::{self, DEPTH, Queue, Transfer};
 const BEGIN: u8 = 1;
 const END: u8 = 2;
 
+/// UNMAPs that are put off are sent after 10 ms at the latest. This many are enough.
+const FLUSH: u64 = 25;
+
 /// The most I/Os of a phase.
 const IOS: usize = 1024;
 
@@ -104,7 +107,14 @@ impl Bench<'_> {
         let (disk, _) = self.disks.get(job.disk)?;
         match self.measure {
             Measure::Counts => {
-                self.marked(|| self.run(job, |_| ()))?;
+                self.marked(|| {
+                    self.run(job, |_| ())?;
+                    match disk.mode {
+                        // What was put off is of this phase, too.
+                        "lazy" => system::sleep(FLUSH),
+                        _ => Ok(()),
+                    }
+                })?;
                 console.line(format_args!("{}", Told(&disk, job)));
             }
             Measure::Instructions => {

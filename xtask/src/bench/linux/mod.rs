@@ -269,7 +269,8 @@ pub fn how() -> String {
          `DMA-FQ` lazy, `identity` bypass; none is a virtio-blk without `iommu_platform`), and looked at again at the \
          end. Direct I/O past the page cache, by `pread` and `pwrite` at depth 1 and by Linux' asynchronous I/O at \
          depth 16, never merged. In a round of a case each mode comes once, in an order that is rotated ({} rounds for \
-         time, {} for instructions, {} for counts); all is done once before to warm up. Instructions: all that the \
+         time, {} for instructions, {} for counts); all is done once before to warm up. Counts of a phase go on until \
+         what it put off was sent. Instructions: all that the \
          processor retires, user and kernel, under `-icount shift=0`, by its own counter, which has to count a loop of \
          known length; on aarch64 only, as QEMU's x86_64 has none. Going idle until a disk has answered is left out: how \
          often that was is told by Linux, and what one takes is the difference of I/Os with and without.",
