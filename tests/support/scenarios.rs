@@ -1,5 +1,6 @@
 //! What is booted: the scenarios of the kernel, the machine that each needs, and what its trace must show.
 
+mod adapter;
 mod dma;
 mod driver;
 mod interrupts;
@@ -216,7 +217,7 @@ fn none(_: Arch) -> Expect {
 
 /// All that is booted but the self tests of the harness.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    [driver::ROWS, interrupts::ROWS, dma::ROWS, io::ROWS]
+    [driver::ROWS, interrupts::ROWS, dma::ROWS, io::ROWS, adapter::ROWS]
         .into_iter()
         .flatten()
 }

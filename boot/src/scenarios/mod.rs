@@ -24,10 +24,18 @@
 //! | `blk-…`, `nvme-…` | IOMMU, a virtio-blk or an NVMe disk |
 //! | `disks-around` | IOMMU, a virtio-blk disk that goes around it, another, an NVMe disk |
 //! | `many-devices` | IOMMU, two virtio-blk and two NVMe disks, `edu` as for `faults` |
+//! | `adapter-blk-…`, `adapter-window` | IOMMU, a virtio-blk disk |
+//! | `adapter-dropped` | as `late-dma` |
+//! | `adapter-refused` | IOMMU, a virtio-blk disk that goes around it |
 //! | `not-behind` | IOMMU, `edu`, entropy device on virtio-mmio |
 //! | `clock` | `edu` |
 //! | `config-ports` (x86_64) | any |
 
+mod adapter_blk;
+mod adapter_dropped;
+mod adapter_lab;
+mod adapter_refused;
+mod adapter_window;
 mod basic;
 mod bus;
 mod clock;
@@ -114,6 +122,12 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("nvme-faults", io_faults::nvme),
     ("disks-around", io_around::run),
     ("many-devices", many_devices::run),
+    ("adapter-blk-strict", adapter_blk::strict),
+    ("adapter-blk-bounce", adapter_blk::bounce),
+    ("adapter-blk-deferred", adapter_blk::deferred),
+    ("adapter-refused", adapter_refused::run),
+    ("adapter-dropped", adapter_dropped::run),
+    ("adapter-window", adapter_window::run),
     ("selftest-pass", selftest::pass),
     ("selftest-fail", selftest::fail),
     ("selftest-panic", selftest::panic),

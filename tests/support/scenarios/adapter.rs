@@ -1,0 +1,93 @@
+//! The drivers of `virtio-drivers`, behind the IOMMU.
+
+use super::*;
+
+/// A disk whose addresses are those of the IOMMU.
+const DISK: &str = "virtio-blk-pci,drive=disk,iommu_platform=on,disable-legacy=on";
+
+const BLK: Scenario = Scenario {
+    devices: &["-device", IOMMU, "-device", DISK],
+    disk: Some(Disk {
+        options: "cache=writeback",
+        sectors: 128,
+        written: 9,
+    }),
+    // The disk has a thread of its own.
+    clock: Clock::Host,
+    ..BASE
+};
+
+/// The rows.
+pub const ROWS: &[Scenario] = &[
+    Scenario {
+        name: "adapter-blk-strict",
+        // Two halves of a window, two regions of a queue, and each buffer of whole pages.
+        expect: |arch| Expect {
+            maps: 4 + 9 + 8 + 1,
+            ..machine(arch)
+        },
+        ..BLK
+    },
+    Scenario {
+        name: "adapter-blk-bounce",
+        expect: |arch| Expect {
+            maps: 4,
+            ..machine(arch)
+        },
+        ..BLK
+    },
+    Scenario {
+        name: "adapter-blk-deferred",
+        expect: |arch| Expect {
+            maps: 4 + 1 + 8 + 1,
+            ..machine(arch)
+        },
+        ..BLK
+    },
+    Scenario {
+        name: "adapter-window",
+        expect: |arch| Expect {
+            maps: 2 * 4 + 1,
+            ..machine(arch)
+        },
+        ..BLK
+    },
+    Scenario {
+        name: "adapter-refused",
+        devices: &[
+            "-device",
+            IOMMU,
+            "-device",
+            "virtio-blk-pci,drive=disk,disable-legacy=on",
+            "-drive",
+            "driver=null-co,if=none,id=disk,size=64K",
+        ],
+        disk: None,
+        expect: |arch| Expect {
+            maps: 2,
+            ..machine(arch)
+        },
+        ..BLK
+    },
+    Scenario {
+        name: "adapter-dropped",
+        devices: &[
+            "-device",
+            IOMMU,
+            "-device",
+            // The driver leaks its indirect tables if it is dropped while they are in use.
+            "virtio-blk-pci,drive=disk,iommu_platform=on,disable-legacy=on,indirect_desc=off",
+        ],
+        // Four sectors a second: one that follows eight others waits for two seconds.
+        disk: Some(Disk {
+            options: "throttling.iops-total=4,throttling.iops-size=512",
+            sectors: 128,
+            written: 9,
+        }),
+        expect: |arch| Expect {
+            maps: 4 + 2,
+            ..machine(arch)
+        },
+        ..BLK
+    },
+];
