@@ -13,6 +13,8 @@ mod disagreements;
 mod gates;
 #[path = "harness/order.rs"]
 mod order;
+#[path = "harness/peer.rs"]
+mod peer;
 #[path = "harness/processes.rs"]
 mod processes;
 #[path = "harness/records.rs"]
@@ -38,6 +40,7 @@ fn trials(archs: &[Arch], tally: &Tally) -> Vec<Trial> {
     trials.extend(order::trials());
     trials.extend(disagreements::trials());
     trials.extend(verdict::trials());
+    trials.extend(peer::trials());
     trials.extend(processes::trials());
     trials.extend(gates::trials());
     trials.extend(vms::trials(archs, tally));

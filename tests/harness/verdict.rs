@@ -4,6 +4,7 @@ use crate::records::GOOD;
 use crate::support::disk::{Disk, Drive, WrongSector};
 use crate::support::expect::Expect;
 use crate::support::finding::Finding;
+use crate::support::peer::WrongFrames;
 use crate::support::records::Flaw;
 use crate::support::verdict::{End, Reason, Run, Wanted, explain, judge};
 use crate::trace;
@@ -29,6 +30,7 @@ fn run() -> Run {
         trace: Some(String::new()),
         elapsed: Duration::from_millis(250),
         wrong_sector: None,
+        wrong_frames: None,
     }
 }
 
@@ -62,7 +64,7 @@ fn names(reasons: &[Reason]) -> Vec<String> {
 
 /// The trials of this file.
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 15] = [
+    let tests: [(&str, fn()); 16] = [
         ("green", green),
         ("every_other_exit_code_is_red", every_other_exit_code_is_red),
         ("a_perfect_log_does_not_help", a_perfect_log_does_not_help),
@@ -76,6 +78,7 @@ pub fn trials() -> Vec<Trial> {
         ("trace_is_judged", trace_is_judged),
         ("trace_of_the_demo", trace_of_the_demo),
         ("disk_is_judged", disk_is_judged),
+        ("the_peer_is_heard", the_peer_is_heard),
         (
             "a_disk_is_what_the_guest_left",
             a_disk_is_what_the_guest_left,
@@ -144,6 +147,14 @@ fn disk_is_judged() {
     assert_eq!(
         with(|run| run.wrong_sector = Some(wrong)),
         [Reason::Disk(wrong)]
+    );
+}
+
+fn the_peer_is_heard() {
+    let wrong = WrongFrames::Frame("a frame".into());
+    assert_eq!(
+        with(|run| run.wrong_frames = Some(wrong.clone())),
+        [Reason::Peer(wrong)]
     );
 }
 

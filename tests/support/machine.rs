@@ -1,6 +1,7 @@
 //! Boots a scenario under QEMU, once, and keeps all that it said.
 
 use super::disk::Drive;
+use super::peer::Peer;
 use super::scenarios::{Clock, Scenario};
 use super::trace;
 use super::verdict::{End, Run};
@@ -124,11 +125,14 @@ pub fn boot(host: &Host, scenario: &Scenario, append: &str, limit: Duration) -> 
         let _ = drive.create(&image.file);
         command.args(drive.arguments(&image.file));
     }
+    let peer = scenario.peer.map(Peer::start);
+    command.args(peer.iter().flat_map(Peer::arguments));
     let run = watch(command, &version, &name, limit);
     let wrong =
         |(drive, image): &(Drive, Scratch)| drive.judge(fs::read(&image.file).ok().as_deref());
     Run {
         wrong_sector: drives.iter().find_map(wrong),
+        wrong_frames: peer.and_then(Peer::finish),
         ..run
     }
 }
@@ -160,6 +164,7 @@ pub fn watch(mut command: Command, version: &str, name: &str, limit: Duration) -
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
         elapsed: outcome.elapsed,
         wrong_sector: None,
+        wrong_frames: None,
     }
 }
 

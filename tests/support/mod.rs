@@ -10,6 +10,7 @@
 //! | [`scenarios`] | what is booted, on which machine |
 //! | [`bench`] | the benchmark in the guest: the machine, and what it must tell |
 //! | [`disk`] | what the guest finds on its disk, and leaves there |
+//! | [`peer`] | the other end of a network card |
 //! | [`machine`], [`suite`] | boots it, as a trial |
 //! | [`verdict`] | green or red, and why |
 
@@ -21,6 +22,7 @@ pub mod expect;
 pub mod finding;
 pub mod machine;
 pub mod order;
+pub mod peer;
 pub mod records;
 pub mod request;
 pub mod scenarios;

@@ -8,6 +8,7 @@ mod io;
 
 use super::disk::{Disk, Drive};
 use super::expect::{Expect, Kind, Region, WantedFault};
+use super::peer::Frames;
 use super::request::Range;
 use super::verdict::Wanted;
 use xtask::{Arch, demo};
@@ -50,6 +51,8 @@ pub struct Scenario {
     pub disk: Option<Disk>,
     /// All other drives.
     pub drives: &'static [Drive],
+    /// What the guest sends to the peer at the other end of the network `net`, if a device has it.
+    pub peer: Option<Frames>,
     /// How time passes.
     pub clock: Clock,
     /// Checks that may be skipped.
@@ -91,6 +94,7 @@ const BASE: Scenario = Scenario {
     machine: |_| &[],
     disk: None,
     drives: &[],
+    peer: None,
     clock: Clock::Instructions,
     skips: &[],
     expect: plain,

@@ -4,6 +4,7 @@ use super::audit::audit;
 use super::disk::WrongSector;
 use super::expect::Expect;
 use super::finding::Finding;
+use super::peer::WrongFrames;
 use super::records::{self, Broken, Check, Log, Outcome};
 use super::request::Request;
 use super::trace::{Trace, Unreadable};
@@ -52,6 +53,8 @@ pub struct Run {
     pub elapsed: Duration,
     /// The first sector of its disks that is not what it must be.
     pub wrong_sector: Option<WrongSector>,
+    /// What is wrong with what the guest sent, if there was a peer.
+    pub wrong_frames: Option<WrongFrames>,
 }
 
 /// What a run is asked for.
@@ -94,6 +97,8 @@ pub enum Reason {
     Trace(Finding),
     /// A disk is not what the guest was to leave.
     Disk(WrongSector),
+    /// The guest did not send what it was to send.
+    Peer(WrongFrames),
 }
 
 /// Judges a run. No reason means green.
@@ -118,6 +123,7 @@ pub fn judge(run: &Run, wanted: Wanted<'_>, expect: &Expect) -> Vec<Reason> {
     if reasons.is_empty() {
         reasons.extend(trace(run.trace.as_deref(), &requests, expect));
         reasons.extend(run.wrong_sector.map(Reason::Disk));
+        reasons.extend(run.wrong_frames.clone().map(Reason::Peer));
     }
     reasons
 }
@@ -216,6 +222,7 @@ impl fmt::Display for Reason {
                 )
             }
             Self::Trace(finding) => write!(f, "{finding}"),
+            Self::Peer(wrong) => write!(f, "the peer of the network: {wrong:?}"),
             Self::Disk(WrongSector { drive, sector }) => {
                 write!(
                     f,

@@ -25,6 +25,7 @@
 //! | `disks-around` | IOMMU, a virtio-blk disk that goes around it, another, an NVMe disk |
 //! | `many-devices` | IOMMU, two virtio-blk and two NVMe disks, `edu` as for `faults` |
 //! | `adapter-blk-…`, `adapter-window` | IOMMU, a virtio-blk disk |
+//! | `adapter-net-…` | IOMMU, a virtio-net card, a peer at its other end |
 //! | `adapter-dropped` | as `late-dma` |
 //! | `adapter-refused` | IOMMU, a virtio-blk disk that goes around it |
 //! | `not-behind` | IOMMU, `edu`, entropy device on virtio-mmio |
@@ -34,6 +35,7 @@
 mod adapter_blk;
 mod adapter_dropped;
 mod adapter_lab;
+mod adapter_net;
 mod adapter_refused;
 mod adapter_window;
 mod basic;
@@ -125,6 +127,9 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("adapter-blk-strict", adapter_blk::strict),
     ("adapter-blk-bounce", adapter_blk::bounce),
     ("adapter-blk-deferred", adapter_blk::deferred),
+    ("adapter-net-strict", adapter_net::strict),
+    ("adapter-net-bounce", adapter_net::bounce),
+    ("adapter-net-deferred", adapter_net::deferred),
     ("adapter-refused", adapter_refused::run),
     ("adapter-dropped", adapter_dropped::run),
     ("adapter-window", adapter_window::run),

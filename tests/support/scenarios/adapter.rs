@@ -17,6 +17,22 @@ const BLK: Scenario = Scenario {
     ..BASE
 };
 
+const NET: Scenario = Scenario {
+    devices: &[
+        "-device",
+        IOMMU,
+        "-device",
+        "virtio-net-pci,netdev=net,iommu_platform=on,disable-legacy=on,romfile=",
+    ],
+    peer: Some(Frames {
+        arps: 1,
+        echoes: 40,
+    }),
+    // The peer has a thread of its own.
+    clock: Clock::Host,
+    ..BASE
+};
+
 /// The rows.
 pub const ROWS: &[Scenario] = &[
     Scenario {
@@ -43,6 +59,31 @@ pub const ROWS: &[Scenario] = &[
             ..machine(arch)
         },
         ..BLK
+    },
+    Scenario {
+        name: "adapter-net-strict",
+        // Two halves of a window, four regions of queues, eight pages, and one for each frame.
+        expect: |arch| Expect {
+            maps: 2 + 4 + 8 + 41,
+            ..machine(arch)
+        },
+        ..NET
+    },
+    Scenario {
+        name: "adapter-net-bounce",
+        expect: |arch| Expect {
+            maps: 2 + 4,
+            ..machine(arch)
+        },
+        ..NET
+    },
+    Scenario {
+        name: "adapter-net-deferred",
+        expect: |arch| Expect {
+            maps: 2 + 4 + 8,
+            ..machine(arch)
+        },
+        ..NET
     },
     Scenario {
         name: "adapter-window",
