@@ -1,5 +1,7 @@
 //! The boot arguments: what to run.
 
+use crate::bench::Device;
+
 /// What to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Run<'a> {
@@ -14,10 +16,12 @@ pub enum Run<'a> {
 /// How a benchmark is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BenchOptions {
-    /// `measure=instructions`, which is the default, or `measure=time`.
+    /// `measure=instructions`, which is the default, `measure=time` or `measure=counts`.
     pub measure: Measure,
     /// `rounds=N`: how often each rival gets its turn, from 1 to 10,000.
     pub rounds: usize,
+    /// `device=blk` or `device=nvme`: disks of this kind only.
+    pub device: Option<Device>,
 }
 
 /// What a benchmark measures.
@@ -27,6 +31,8 @@ pub enum Measure {
     Instructions,
     /// Time of the host: it must run without `-icount`.
     Time,
+    /// What QEMU's trace says: this kernel marks where it begins and ends.
+    Counts,
 }
 
 /// Reads the boot arguments; words that are not about what to run are left alone.
@@ -40,6 +46,7 @@ pub fn parse(arguments: &str) -> Result<Run<'_>, &'static str> {
     let mut options = BenchOptions {
         measure: Measure::Instructions,
         rounds: 8,
+        device: None,
     };
     for word in arguments.split_ascii_whitespace() {
         let run = match word.split_once('=') {
@@ -55,8 +62,22 @@ pub fn parse(arguments: &str) -> Result<Run<'_>, &'static str> {
                 options.measure = Measure::Time;
                 continue;
             }
+            Some(("measure", "counts")) => {
+                options.measure = Measure::Counts;
+                continue;
+            }
             Some(("measure", _)) => {
-                return Err("the boot argument measure= knows `instructions` and `time` only");
+                return Err(
+                    "the boot argument measure= knows `instructions`, `time` and `counts` only",
+                );
+            }
+            Some(("device", name)) => {
+                let device = Device::ALL.into_iter().find(|device| device.name() == name);
+                options.device = match device {
+                    None => return Err("the boot argument device= knows `blk` and `nvme` only"),
+                    known => known,
+                };
+                continue;
             }
             Some(("rounds", rounds)) => {
                 options.rounds = match rounds.parse() {

@@ -135,6 +135,11 @@ impl Report {
         console::record(format_args!("bench {row}"));
     }
 
+    /// Records what a number of equal I/Os took.
+    pub fn io(&mut self, phase: fmt::Arguments<'_>) {
+        console::record(format_args!("io {phase}"));
+    }
+
     /// Closes the record; returns the exit code.
     pub fn end(self) -> u32 {
         console::exclusively(end);

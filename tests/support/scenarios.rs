@@ -221,9 +221,15 @@ fn none(_: Arch) -> Expect {
 
 /// All that is booted but the self tests of the harness.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    [driver::ROWS, interrupts::ROWS, dma::ROWS, io::ROWS, adapter::ROWS]
-        .into_iter()
-        .flatten()
+    [
+        driver::ROWS,
+        interrupts::ROWS,
+        dma::ROWS,
+        io::ROWS,
+        adapter::ROWS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// A self test of the harness: a scenario without devices.

@@ -1,8 +1,9 @@
 //! The benchmarks: a name, and a function.
 //!
-//! `bench=NAME` in the boot arguments runs one, `measure=instructions` or `measure=time` says what
-//! is measured, `rounds=N` how often. It has a plan, checks and an end as a scenario has, and
-//! `bench` records besides: one for each figure. `cargo xtask bench` boots, reads and judges them.
+//! `bench=NAME` in the boot arguments runs one, `measure=instructions`, `measure=time` or
+//! `measure=counts` says what is measured, `rounds=N` how often. It has a plan, checks and an end as
+//! a scenario has, and `bench` or `io` records besides: one for each figure, or for each phase.
+//! `cargo xtask bench` boots, reads and judges them.
 //!
 //! | module | idea |
 //! |---|---|
@@ -15,8 +16,10 @@
 //! | [`parts`] | what a request takes besides: lock, notification |
 //! | [`library_queue`] | the rival: the queue of `virtio-drivers`, on the same device |
 //! | [`requests`] | the benchmark of requests |
+//! | [`io`] | the benchmark of disks |
 
 mod dma;
+mod io;
 mod library_queue;
 mod meter;
 mod own_driver;
@@ -26,6 +29,7 @@ mod requests;
 mod series;
 mod subject;
 
+pub use self::io::Device;
 use crate::arch::Firmware;
 use crate::command_line::BenchOptions;
 use crate::console::println;
@@ -36,7 +40,7 @@ use crate::report::{Checked, EXIT_FAIL, Report};
 type Bench = fn(&mut Report, BenchOptions, &Firmware) -> Checked;
 
 /// Every benchmark.
-const BENCHES: &[(&str, Bench)] = &[("requests", requests::run)];
+const BENCHES: &[(&str, Bench)] = &[("requests", requests::run), ("io", io::run)];
 
 /// Runs a benchmark, and returns the exit code.
 pub fn run(name: &str, options: BenchOptions, firmware: &Firmware) -> u32 {
