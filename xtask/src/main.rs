@@ -7,8 +7,11 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use xtask::arch::{self, Arch, UnknownArch};
+use xtask::bench::io::boot::System;
+use xtask::bench::io::linux::LinuxGuest;
 use xtask::qemu::Qemu;
-use xtask::setup::{self, Options};
+use xtask::setup::linux::Linux;
+use xtask::setup::{self, Options, SetupError};
 use xtask::{bench, ci, demo, kernel};
 
 /// Sets up, builds, runs, tests and measures virtio-iommu. Every command first makes sure of what it needs.
@@ -61,12 +64,18 @@ enum Task {
         /// Only what is measured on the host
         #[arg(long, conflicts_with = "guest")]
         host: bool,
-        /// Only what is measured in the guest
+        /// Only what is measured in the guest: requests and disks
         #[arg(long)]
         guest: bool,
-        /// Only the I/Os of this other driver, in a guest of its own
+        /// Only disks
         #[arg(long, conflicts_with_all = ["host", "guest"])]
+        io: bool,
+        /// Disks in a guest with this other driver, too, in turns
+        #[arg(long, conflicts_with = "host")]
         against: Option<Against>,
+        /// Measures nothing: makes the page and its pictures of docs/performance.json
+        #[arg(long, conflicts_with_all = ["arch", "host", "guest", "io", "against"])]
+        page: bool,
         #[command(flatten)]
         consent: Consent,
     },
@@ -133,22 +142,24 @@ fn main() -> ExitCode {
     }
 }
 
-fn against_linux(archs: &[Arch], options: Options) -> Result<(), Box<dyn Error>> {
-    let (possible, others): (Vec<Arch>, Vec<Arch>) = archs
-        .iter()
-        .partition(|arch| setup::linux::debian_name(**arch).is_ok());
-    for arch in others {
-        let why = setup::linux::ensure(arch, options).map(drop);
-        match why {
-            Err(error) if !possible.is_empty() => eprintln!("{error}"),
-            other => other?,
+/// Makes sure of a Linux for each architecture on which it has a driver; there has to be one.
+fn linux_guests(archs: &[Arch], options: Options) -> Result<Vec<(Arch, Linux)>, SetupError> {
+    let mut guests = Vec::new();
+    let mut without = None;
+    for &arch in archs {
+        match setup::linux::ensure(arch, options) {
+            Ok(linux) => guests.push((arch, linux)),
+            Err(why @ SetupError::NoLinux(_)) => {
+                eprintln!("{why}");
+                without = Some(why);
+            }
+            Err(other) => return Err(other),
         }
     }
-    setup::ensure(&possible, options)?;
-    for arch in possible {
-        bench::linux::show(arch, &setup::linux::ensure(arch, options)?)?;
+    match without {
+        Some(why) if guests.is_empty() => Err(why),
+        _ => Ok(guests),
     }
-    Ok(())
 }
 
 fn run(task: Task) -> Result<(), Box<dyn Error>> {
@@ -189,11 +200,14 @@ fn run(task: Task) -> Result<(), Box<dyn Error>> {
             arch,
             host,
             guest,
+            io,
             against,
+            page,
             consent,
         } => {
-            if let Some(Against::Linux) = against {
-                return against_linux(&Archs::or_selected(arch)?, consent.options(false));
+            if page {
+                bench::page_alone()?;
+                return Ok(());
             }
             let archs = if host {
                 Vec::new()
@@ -203,7 +217,22 @@ fn run(task: Task) -> Result<(), Box<dyn Error>> {
             if !archs.is_empty() {
                 setup::ensure(&archs, consent.options(false))?;
             }
-            bench::run(&archs, !guest)?;
+            let what = bench::What {
+                host: !guest && !io,
+                guest: !io,
+                io: true,
+            };
+            let linux = match against {
+                Some(Against::Linux) => linux_guests(&archs, consent.options(false))?,
+                None => Vec::new(),
+            };
+            bench::run(&archs, what, &|arch| {
+                let here = linux.iter().filter(|(of, _)| *of == arch);
+                here.map(|(arch, linux)| {
+                    Box::new(LinuxGuest::new(*arch, linux.clone())) as Box<dyn System>
+                })
+                .collect()
+            })?;
         }
         Task::Ci { consent } => {
             let archs = Arch::selected()?;

@@ -10,6 +10,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::io::rows::IoRow;
+
 /// One figure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
@@ -50,6 +52,9 @@ pub struct Run {
     /// The architecture, if it was in the guest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arch: Option<String>,
+    /// What was booted, where it is not this kernel alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// The version of QEMU, if it was in the guest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qemu: Option<String>,
@@ -75,6 +80,9 @@ pub struct Data {
     pub runs: Vec<Run>,
     /// The figures.
     pub rows: Vec<Row>,
+    /// Those of disks, which have columns of their own.
+    #[serde(default)]
+    pub io: Vec<IoRow>,
 }
 
 /// Why the file is not read, or not written.
@@ -114,28 +122,41 @@ impl Data {
         Ok(std::fs::write(file, self.to_json()?)?)
     }
 
-    /// Puts what was just measured in the place of what is there of the same section on the same
-    /// architecture. All else stays.
+    /// Puts what was just measured in the place of what is there of the same section, of the same
+    /// system, on the same architecture. All else stays.
     pub fn merge(&mut self, new: Self) {
-        let replaced: Vec<(String, Option<String>)> = new
-            .runs
-            .iter()
-            .map(|run| (run.section.clone(), run.arch.clone()))
-            .collect();
-        let stays = |section: &str, arch: &Option<String>| {
-            !replaced.iter().any(|(s, a)| s == section && a == arch)
+        let key = |run: &Run| (run.section.clone(), run.arch.clone(), run.system.clone());
+        let replaced: Vec<_> = new.runs.iter().map(key).collect();
+        let stays = |section: &str, arch: Option<&str>, system: Option<&str>| {
+            !replaced
+                .iter()
+                .any(|(s, a, y)| (&**s, a.as_deref(), y.as_deref()) == (section, arch, system))
         };
-        self.runs.retain(|run| stays(&run.section, &run.arch));
-        self.rows.retain(|row| stays(&row.section, &row.arch));
+        self.runs
+            .retain(|run| stays(&run.section, run.arch.as_deref(), run.system.as_deref()));
+        self.rows
+            .retain(|row| stays(&row.section, row.arch.as_deref(), None));
+        self.io
+            .retain(|row| stays(&row.section, Some(&row.arch), Some(&row.system)));
         self.runs.extend(new.runs);
         self.rows.extend(new.rows);
+        self.io.extend(new.io);
         self.sort();
     }
 
     /// Puts everything into the order of the file.
     pub fn sort(&mut self) {
-        self.runs
-            .sort_by(|a, b| (&a.section, &a.arch).cmp(&(&b.section, &b.arch)));
+        let key = |run: &Run| {
+            let ours = run.system.as_deref() == Some(super::io::OURS);
+            (
+                run.section.clone(),
+                run.arch.clone(),
+                !ours,
+                run.system.clone(),
+            )
+        };
+        self.runs.sort_by_cached_key(key);
+        self.io.sort_by_cached_key(IoRow::key);
         self.rows.sort_by(|a, b| {
             let key = |row: &Row| {
                 let Row {
@@ -163,6 +184,8 @@ impl Data {
         list(&mut text, "runs", &self.runs)?;
         text.push_str(",\n");
         list(&mut text, "rows", &self.rows)?;
+        text.push_str(",\n");
+        list(&mut text, "io", &self.io)?;
         text.push_str("\n}\n");
         Ok(text)
     }
@@ -203,6 +226,7 @@ mod tests {
         Run {
             section: section.into(),
             arch: arch.map(Into::into),
+            system: None,
             qemu: None,
             rustc: rustc.into(),
             cpu: "a processor".into(),
@@ -222,6 +246,7 @@ mod tests {
                 row("iova", None, "random", 1000, 3.0),
                 row("iova", None, "random", 100, 2.0),
             ],
+            io: Vec::new(),
         };
         data.sort();
         let expected = r#"{
@@ -232,6 +257,8 @@ mod tests {
 {"section":"iova","name":"random","rival":"ours","size":100,"value":2.0,"unit":"ns","high":9.5,"command":"cargo xtask bench"},
 {"section":"iova","name":"random","rival":"ours","size":1000,"value":3.0,"unit":"ns","high":9.5,"command":"cargo xtask bench"},
 {"section":"iova","name":"ring","rival":"ours","size":100,"value":21.5,"unit":"ns","high":9.5,"command":"cargo xtask bench"}
+],
+"io": [
 ]
 }
 "#;
@@ -253,31 +280,50 @@ mod tests {
                 row("requests", arch, "gone", 1, 1.0),
                 row("requests", Some("x86_64"), "map", 1, 1.0),
             ],
-        });
-        let mut io = row("io", arch, "read", 4096, 7.0);
-        io.more.insert("device".into(), "nvme".into());
-        data.merge(Data {
-            runs: vec![run("io", arch, "1")],
-            rows: vec![io.clone()],
+            io: Vec::new(),
         });
         data.merge(Data {
             runs: vec![run("requests", arch, "2")],
             rows: vec![row("requests", arch, "map", 1, 2.0)],
+            io: Vec::new(),
         });
         let rows = [
-            io,
             row("requests", arch, "map", 1, 2.0),
             row("requests", Some("x86_64"), "map", 1, 1.0),
         ];
         assert_eq!(data.rows, rows);
         let runs = [
-            run("io", arch, "1"),
             run("requests", arch, "2"),
             run("requests", Some("x86_64"), "1"),
         ];
         assert_eq!(data.runs, runs);
+    }
+
+    #[test]
+    fn the_rows_of_each_system_are_replaced_by_themselves() {
+        use crate::bench::io::rows::tests::row as io_row;
+        let arch = Some("aarch64");
+        let of = |system: &str, rustc: &str, modes: &[&str]| Data {
+            runs: vec![Run {
+                system: Some(system.into()),
+                ..run("io", arch, rustc)
+            }],
+            rows: Vec::new(),
+            io: modes.iter().map(|mode| io_row(system, mode)).collect(),
+        };
+        let mut data = Data::default();
+        data.merge(of("linux", "1", &["strict", "lazy"]));
+        data.merge(of("ours", "1", &["bounce", "strict"]));
+        data.merge(of("linux", "2", &["lazy"]));
+        let rows = [
+            io_row("ours", "strict"),
+            io_row("ours", "bounce"),
+            io_row("linux", "lazy"),
+        ];
+        assert_eq!(data.io, rows);
+        let runs: Vec<_> = data.runs.iter().map(|run| &*run.rustc).collect();
+        assert_eq!(runs, ["1", "2"]);
         let text = data.to_json().unwrap();
-        assert!(text.contains(r#""command":"cargo xtask bench","device":"nvme"}"#));
         assert_eq!(serde_json::from_str::<Data>(&text).unwrap(), data);
     }
 }

@@ -46,7 +46,7 @@ pub struct Goal {
 }
 
 impl Goal {
-    fn new(what: &str, place: &str, judged: Option<(bool, String)>) -> Self {
+    pub(super) fn new(what: &str, place: &str, judged: Option<(bool, String)>) -> Self {
         let (verdict, measured) = match judged {
             Some((true, measured)) => (Verdict::Met, measured),
             Some((false, measured)) => (Verdict::Missed, measured),

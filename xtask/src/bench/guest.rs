@@ -118,6 +118,7 @@ pub fn measure(arch: Arch) -> Result<Data, GuestError> {
     let run = Run {
         section: SECTION.into(),
         arch: Some(arch.name().into()),
+        system: None,
         qemu: Some(qemu.version.to_string()),
         rustc: Toolchain::find(arch)
             .and_then(|toolchain| toolchain.rustc_version())
@@ -131,6 +132,7 @@ pub fn measure(arch: Arch) -> Result<Data, GuestError> {
     Ok(Data {
         runs: vec![run],
         rows,
+        ..Data::default()
     })
 }
 
@@ -184,21 +186,38 @@ fn boot(qemu: &Qemu, kernel: &Path, measure: Measure) -> Outcome {
 ///
 /// [`GuestError::Boot`].
 pub fn verdict(outcome: &Outcome) -> Result<Vec<Figure>, GuestError> {
+    judge(outcome, record::figures)
+}
+
+/// Judges a boot whose log is read by `read`.
+///
+/// # Errors
+///
+/// [`GuestError::Boot`].
+pub fn judge<T>(
+    outcome: &Outcome,
+    read: impl FnOnce(&str) -> Result<T, Unbelievable>,
+) -> Result<T, GuestError> {
     let serial = String::from_utf8_lossy(&outcome.stdout);
-    let figures = record::figures(&serial);
-    let why = match (&outcome.exit, figures) {
-        (Exit::Code(33), Ok(figures)) => return Ok(figures),
+    let why = match (&outcome.exit, read(&serial)) {
+        (Exit::Code(33), Ok(told)) => return Ok(told),
         (Exit::Code(33), Err(Unbelievable { what, line })) => format!("{what} `{line}`"),
         (exit, _) => exit.explain(),
     };
+    Err(failed(outcome, why))
+}
+
+/// The error of a boot, with the end of what it said.
+pub fn failed(outcome: &Outcome, why: String) -> GuestError {
+    let serial = String::from_utf8_lossy(&outcome.stdout);
     let lines: Vec<&str> = serial.lines().collect();
     let mut tail: String = lines[lines.len().saturating_sub(20)..].join("\n");
     tail.push_str(&String::from_utf8_lossy(&outcome.stderr));
-    Err(GuestError::Boot {
+    GuestError::Boot {
         why,
         command_line: outcome.command_line.clone(),
         tail,
-    })
+    }
 }
 
 fn row(arch: Arch, command: &str, figure: Figure) -> Row {

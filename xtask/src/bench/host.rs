@@ -95,6 +95,7 @@ pub fn measure() -> Result<Vec<Data>, HostError> {
             let run = Run {
                 section,
                 arch: None,
+                system: None,
                 qemu: None,
                 rustc: rustc.clone(),
                 cpu: cpu(),
@@ -112,6 +113,7 @@ pub fn measure() -> Result<Vec<Data>, HostError> {
             Data {
                 runs: vec![run],
                 rows,
+                ..Data::default()
             }
         })
         .collect())

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::compare::{AVERAGE, Comparison, FLOOR, comparisons, is_ours, is_rival};
 use super::data::{Data, Row, Run};
 use super::goals::{self, Goal, Verdict};
+use super::io;
 use super::table::{Table, number};
 
 /// A spread below this part of the value is not told.
@@ -51,6 +52,13 @@ pub fn told(data: &Data) -> String {
     for run in &data.runs {
         let _ = writeln!(text, "\n{}\n", title(run));
         let _ = writeln!(text, "{}\n", with(run));
+        if let (io::SECTION, Some(arch)) = (&*run.section, &run.arch) {
+            // One table has all systems.
+            let first = data.runs.iter().find(|other| is_same(other, run));
+            if first == Some(run) {
+                let _ = writeln!(text, "{}", io::page::tables(&data.io, arch));
+            }
+        }
         for comparison in all.iter().filter(|one| is_of(one, run)) {
             text.push_str(&figures(comparison));
             text.push('\n');
@@ -59,6 +67,9 @@ pub fn told(data: &Data) -> String {
     let mut sections: Vec<&str> = data.runs.iter().map(|run| &*run.section).collect();
     sections.dedup();
     let mut goals = goals::goals(&data.rows, &sections);
+    if sections.contains(&io::SECTION) {
+        goals.extend(io::goals::goals(&data.io));
+    }
     let place = |goal: &Goal| {
         let mut archs = data.runs.iter().filter_map(|run| run.arch.as_deref());
         data.runs.iter().any(|run| run.arch.is_none()) || archs.any(|arch| arch == goal.place)
@@ -76,18 +87,28 @@ pub fn told(data: &Data) -> String {
 pub fn page(data: &Data) -> String {
     let all = comparisons(&data.rows);
     let mut text = String::from(HEAD);
-    let goals = goals::goals(&data.rows, &goals::SECTIONS);
+    let mut goals = goals::goals(&data.rows, &goals::SECTIONS);
+    goals.extend(io::goals::goals(&data.io));
     let _ = write!(text, "\n## Goals\n\n{}", goal_table(&goals));
     let _ = write!(
         text,
-        "\n## Where we lose\n\n{}\n{}\n{REASONS}",
+        "\n## Where we lose\n\n{}\n{}\n",
         missed(&goals),
         losses(&all)
     );
+    let of_disks = io::page::losses(&data.io);
+    if !of_disks.is_empty() {
+        let _ = writeln!(text, "{of_disks}");
+    }
+    text.push_str(REASONS);
     let mut sections: Vec<&str> = data.runs.iter().map(|run| &*run.section).collect();
     sections.dedup();
     for section in sections {
         let _ = write!(text, "\n## {section}\n");
+        if section == io::SECTION {
+            disks(&mut text, data);
+            continue;
+        }
         let mut how = "";
         for run in data.runs.iter().filter(|run| run.section == section) {
             if run.how != how {
@@ -107,13 +128,60 @@ pub fn page(data: &Data) -> String {
     text
 }
 
+/// The section of disks: all systems of an architecture are in the same tables.
+fn disks(text: &mut String, data: &Data) {
+    let runs: Vec<&Run> = data
+        .runs
+        .iter()
+        .filter(|run| run.section == io::SECTION)
+        .collect();
+    let mut told: Vec<&str> = Vec::new();
+    for run in &runs {
+        if !told.contains(&&*run.how) {
+            told.push(&run.how);
+            let _ = write!(text, "\n{}\n", run.how);
+        }
+    }
+    let _ = write!(text, "\n{}", io::page::HEAD);
+    for (title, file) in io::page::PICTURES {
+        let name = file.rsplit('/').next().unwrap_or(file);
+        let _ = write!(text, "\n![{title}]({name})\n");
+    }
+    let mut archs: Vec<&str> = runs.iter().filter_map(|run| run.arch.as_deref()).collect();
+    archs.dedup();
+    for arch in archs {
+        let _ = write!(text, "\n### {} on {arch}\n", io::SECTION);
+        let here = runs.iter().filter(|run| run.arch.as_deref() == Some(arch));
+        for run in here.clone() {
+            let system = run.system.as_deref().unwrap_or_default();
+            let _ = write!(text, "\n{system}: {}\n", with(run));
+        }
+        text.push_str(&io::page::tables(&data.io, arch));
+        let strict = io::page::strict(&data.io, arch);
+        if !strict.is_empty() {
+            let _ = write!(text, "\n{strict}");
+        }
+        for run in here {
+            let _ = write!(text, "\n```sh\n{}\n```\n", run.commands.join("\n"));
+        }
+    }
+}
+
+fn is_same(one: &Run, other: &Run) -> bool {
+    (&one.section, &one.arch) == (&other.section, &other.arch)
+}
+
 fn is_of(comparison: &Comparison<'_>, run: &Run) -> bool {
     (comparison.section, comparison.arch) == (&*run.section, run.arch.as_deref())
 }
 
 fn title(run: &Run) -> String {
+    let system = match run.system.as_deref() {
+        None | Some(io::OURS) => String::new(),
+        Some(system) => format!(", {system}"),
+    };
     match &run.arch {
-        Some(arch) => format!("{} on {arch}", run.section),
+        Some(arch) => format!("{} on {arch}{system}", run.section),
         None => run.section.clone(),
     }
 }
@@ -291,6 +359,7 @@ mod tests {
             runs: vec![Run {
                 section: "requests".into(),
                 arch: Some("riscv64".into()),
+                system: None,
                 qemu: Some("10.0.2".into()),
                 rustc: "1.95.0".into(),
                 cpu: "A Processor, 2 threads".into(),
@@ -307,6 +376,7 @@ mod tests {
                 row("riscv64 ns", "", "lock", 1, 3.25),
                 row("riscv64 instructions", "pipeline", "unmap+map", 1, 231.0),
             ],
+            io: Vec::new(),
         }
     }
 
@@ -332,14 +402,16 @@ lock: 3.25 ns
         let (head, rest) = text.split_once("\n## Goals\n\n").unwrap();
         assert_eq!(head, HEAD.strip_suffix('\n').unwrap().to_owned() + "\n");
         let (goals, rest) = rest.split_once("\n## Where we lose\n\n").unwrap();
-        // Four for each architecture, four and three for the host; two lines of head.
-        assert_eq!(goals.lines().count(), 2 + 3 * 4 + 4 + 3);
+        // Four for each architecture, four and three for the host; two lines of head. And those of
+        // disks: eleven for each architecture, four for one more.
+        let of_disks = 3 * 11 + 4;
+        assert_eq!(goals.lines().count(), 2 + 3 * 4 + 4 + 3 + of_disks);
         assert_eq!(
             goals
                 .lines()
                 .filter(|line| line.contains("not measured"))
                 .count(),
-            18
+            18 + of_disks
         );
         let expected = format!(
             "\

@@ -117,10 +117,43 @@ impl std::error::Error for Unbelievable {}
 /// [`Unbelievable`]: a check failed, was skipped or is missing, the output stops early, a record
 /// is torn or unknown, a figure is there twice, or there is none.
 pub fn figures(serial: &str) -> Result<Vec<Figure>, Unbelievable> {
+    let mut figures: Vec<Figure> = Vec::new();
+    whole(serial, "bench", |rest| {
+        let new = Figure::parse(rest).map_err(|_| "a figure of an unknown form")?;
+        let same = |old: &Figure| {
+            (&old.name, &old.rival, old.size, &old.unit)
+                == (&new.name, &new.rival, new.size, &new.unit)
+        };
+        if figures.iter().any(same) {
+            return Err("a figure is there twice");
+        }
+        figures.push(new);
+        Ok(())
+    })?;
+    match figures.is_empty() {
+        true => Err(Unbelievable {
+            what: "no figures",
+            line: String::new(),
+        }),
+        false => Ok(figures),
+    }
+}
+
+/// Judges whether a log is whole and all went well, and hands on what follows the word `kind` in
+/// the records between plan and end that are no checks.
+///
+/// # Errors
+///
+/// [`Unbelievable`]: a check failed, was skipped or is missing, the output stops early, a record
+/// is torn, unknown, or not what `each` takes.
+pub fn whole(
+    serial: &str,
+    kind: &str,
+    mut each: impl FnMut(&str) -> Result<(), &'static str>,
+) -> Result<(), Unbelievable> {
     let mut planned = None;
     let mut passed = 0_u32;
     let mut ended = false;
-    let mut figures: Vec<Figure> = Vec::new();
     for line in serial.split_inclusive('\n') {
         let text = line.trim_end_matches(['\r', '\n']);
         let wrong = |what| {
@@ -159,19 +192,11 @@ pub fn figures(serial: &str) -> Result<Vec<Figure>, Unbelievable> {
                     return wrong("a check is missing");
                 }
             }
-            (Some(("bench", rest)), _) => match Figure::parse(rest) {
-                Err(_) => return wrong("a figure of an unknown form"),
-                Ok(new) => {
-                    let same = |old: &Figure| {
-                        (&old.name, &old.rival, old.size, &old.unit)
-                            == (&new.name, &new.rival, new.size, &new.unit)
-                    };
-                    if figures.iter().any(same) {
-                        return wrong("a figure is there twice");
-                    }
-                    figures.push(new);
+            (Some((word, rest)), _) if word == kind => {
+                if let Err(what) = each(rest) {
+                    return wrong(what);
                 }
-            },
+            }
             (Some(("not" | "skip", _)), _) => return wrong("a check failed"),
             (Some(("end", rest)), Some(planned)) => {
                 if rest != format!("{planned} passed 0 failed 0 skipped") || passed != planned {
@@ -186,11 +211,10 @@ pub fn figures(serial: &str) -> Result<Vec<Figure>, Unbelievable> {
         let line = String::new();
         Err(Unbelievable { what, line })
     };
-    match (planned, ended, figures.is_empty()) {
-        (None, ..) => wrong("no record at all"),
-        (_, false, _) => wrong("no end: the output stops early"),
-        (_, _, true) => wrong("no figures"),
-        _ => Ok(figures),
+    match (planned, ended) {
+        (None, _) => wrong("no record at all"),
+        (_, false) => wrong("no end: the output stops early"),
+        _ => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! What was not measured is left out.
 
-use super::super::record::Unbelievable;
+use super::super::record::{self, Unbelievable};
 
 /// What every record begins with.
 const MARK: &str = "@viommu 1 io ";
@@ -131,6 +131,22 @@ pub fn phases(serial: &str) -> Result<Vec<Phase>, Unbelievable> {
     Ok(phases)
 }
 
+/// The same of a guest that has a plan, checks and an end: all of it must be there, and well.
+///
+/// # Errors
+///
+/// [`Unbelievable`].
+pub fn whole(serial: &str) -> Result<Vec<Phase>, Unbelievable> {
+    record::whole(serial, "io", |_| Ok(()))?;
+    match phases(serial)? {
+        none if none.is_empty() => Err(Unbelievable {
+            what: "no phases",
+            line: String::new(),
+        }),
+        phases => Ok(phases),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,7 +173,7 @@ mod tests {
             p99: Some(2),
             instructions: Some(77),
         };
-        assert_eq!(phases(&log).unwrap(), [phase.clone()]);
+        assert_eq!(phases(&log).unwrap(), std::slice::from_ref(&phase));
         let short = GOOD.replace(" ns=9 p50=1 p99=2 instructions=77", "");
         let bare = Phase {
             ns: None,
@@ -189,5 +205,17 @@ mod tests {
             assert_ne!(bad, GOOD);
             assert!(phases(&bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_log_has_to_be_whole() {
+        let log = format!(
+            "@viommu 1 plan 1\n@viommu 1 ok 1 what\n{GOOD}@viommu 1 end 1 passed 0 failed 0 skipped\n"
+        );
+        assert_eq!(whole(&log).unwrap().len(), 1);
+        for line in log.split_inclusive('\n') {
+            assert!(whole(&log.replace(line, "")).is_err(), "without {line}");
+        }
+        assert!(whole(&log.replace("ok 1", "not ok 1")).is_err());
     }
 }
