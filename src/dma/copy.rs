@@ -1,11 +1,14 @@
 //! Copies into and out of memory that a device may be using at the same time.
 //!
-//! Volatile, word by word where both sides allow it; there are no references into such memory.
+//! Volatile, word by word where the shared side allows it, and several at once where both do; there
+//! are no references into such memory.
 
 use core::ptr::NonNull;
 
 /// Bytes of a word.
 const WORD: usize = size_of::<u64>();
+/// Words that are copied in one turn of a loop.
+const UNROLLED: usize = 4;
 
 /// One access of the size of `$word`, if `$len` and `$at` fit.
 macro_rules! one_access {
@@ -17,6 +20,28 @@ macro_rules! one_access {
             _ => {}
         }
     };
+}
+
+/// # Safety
+///
+/// The word that is `i` words from `at` is aligned, and valid for reads.
+#[inline(always)]
+unsafe fn load(at: NonNull<u64>, i: usize) -> u64 {
+    // SAFETY: the caller's promise.
+    let at = unsafe { at.add(i) };
+    // SAFETY: as above.
+    unsafe { at.read_volatile() }
+}
+
+/// # Safety
+///
+/// The word that is `i` words from `at` is aligned, and valid for writes.
+#[inline(always)]
+unsafe fn store(at: NonNull<u64>, i: usize, word: u64) {
+    // SAFETY: the caller's promise.
+    let at = unsafe { at.add(i) };
+    // SAFETY: as above.
+    unsafe { at.write_volatile(word) }
 }
 
 /// Copies from shared memory. One, two, four or eight aligned bytes are one access.
@@ -42,25 +67,36 @@ pub(crate) unsafe fn read(from: NonNull<u8>, into: &mut [u8]) {
         // SAFETY: as above.
         *byte = unsafe { at.read_volatile() };
     }
-    let get = |i: usize| {
-        // SAFETY: `i` counts the words of `middle`: inside of the bytes that the caller vouches
-        // for.
-        let at = unsafe { from.add(head + i * WORD) };
-        // SAFETY: as above; `split` has made it aligned.
-        unsafe { at.cast::<u64>().read_volatile() }
-    };
-    // SAFETY: any eight bytes are a word, and any word is eight bytes.
-    match unsafe { middle.align_to_mut::<u64>() } {
-        // Not all CPUs store a word everywhere.
-        ([], aligned, []) => {
-            for (i, word) in aligned.iter_mut().enumerate() {
-                *word = get(i);
+    // SAFETY: every pattern of bits is a word.
+    let (_, aligned, _) = unsafe { middle.align_to_mut::<u64>() };
+    if aligned.len() == words / WORD {
+        for (i, four) in aligned.chunks_mut(UNROLLED).enumerate() {
+            // SAFETY: inside of the bytes that the caller vouches for.
+            let at = unsafe { from.add(head + i * UNROLLED * WORD) };
+            let at = at.cast::<u64>();
+            if let [a, b, c, d] = four {
+                // SAFETY: as above; `split` has made it aligned.
+                *a = unsafe { load(at, 0) };
+                // SAFETY: as above.
+                *b = unsafe { load(at, 1) };
+                // SAFETY: as above.
+                *c = unsafe { load(at, 2) };
+                // SAFETY: as above.
+                *d = unsafe { load(at, 3) };
+                continue;
+            }
+            for (i, word) in four.iter_mut().enumerate() {
+                // SAFETY: as above.
+                *word = unsafe { load(at, i) };
             }
         }
-        _ => {
-            for (i, chunk) in middle.chunks_exact_mut(WORD).enumerate() {
-                chunk.copy_from_slice(&get(i).to_ne_bytes());
-            }
+    } else {
+        for (i, chunk) in middle.chunks_exact_mut(WORD).enumerate() {
+            // SAFETY: inside of the bytes that the caller vouches for.
+            let at = unsafe { from.add(head + i * WORD) };
+            // SAFETY: as above; `split` has made it aligned.
+            let word = unsafe { at.cast::<u64>().read_volatile() };
+            chunk.copy_from_slice(&word.to_ne_bytes());
         }
     }
     for (i, byte) in last.iter_mut().enumerate() {
@@ -96,26 +132,37 @@ pub(crate) unsafe fn write(to: NonNull<u8>, from: &[u8]) {
         // SAFETY: as above.
         unsafe { at.write_volatile(*byte) };
     }
-    let put = |i: usize, word: u64| {
-        // SAFETY: `i` counts the words of `middle`: inside of the bytes that the caller vouches
-        // for.
-        let at = unsafe { to.add(head + i * WORD) };
-        // SAFETY: as above; `split` has made it aligned.
-        unsafe { at.cast::<u64>().write_volatile(word) };
-    };
-    // SAFETY: any eight bytes are a word.
-    match unsafe { middle.align_to::<u64>() } {
-        // Not all CPUs load a word from everywhere.
-        ([], aligned, []) => aligned
-            .iter()
-            .enumerate()
-            .for_each(|(i, word)| put(i, *word)),
-        _ => {
-            for (i, chunk) in middle.chunks_exact(WORD).enumerate() {
-                let mut word = [0; WORD];
-                word.copy_from_slice(chunk);
-                put(i, u64::from_ne_bytes(word));
+    // SAFETY: every pattern of bits is a word.
+    let (_, aligned, _) = unsafe { middle.align_to::<u64>() };
+    if aligned.len() == words / WORD {
+        for (i, four) in aligned.chunks(UNROLLED).enumerate() {
+            // SAFETY: inside of the bytes that the caller vouches for.
+            let at = unsafe { to.add(head + i * UNROLLED * WORD) };
+            let at = at.cast::<u64>();
+            if let [a, b, c, d] = four {
+                // SAFETY: as above; `split` has made it aligned.
+                unsafe { store(at, 0, *a) };
+                // SAFETY: as above.
+                unsafe { store(at, 1, *b) };
+                // SAFETY: as above.
+                unsafe { store(at, 2, *c) };
+                // SAFETY: as above.
+                unsafe { store(at, 3, *d) };
+                continue;
             }
+            for (i, word) in four.iter().enumerate() {
+                // SAFETY: as above.
+                unsafe { store(at, i, *word) };
+            }
+        }
+    } else {
+        for (i, chunk) in middle.chunks_exact(WORD).enumerate() {
+            let mut word = [0; WORD];
+            word.copy_from_slice(chunk);
+            // SAFETY: inside of the bytes that the caller vouches for.
+            let at = unsafe { to.add(head + i * WORD) };
+            // SAFETY: as above; `split` has made it aligned.
+            unsafe { at.cast::<u64>().write_volatile(u64::from_ne_bytes(word)) };
         }
     }
     for (i, byte) in last.iter().enumerate() {
@@ -164,17 +211,17 @@ mod tests {
     #[test]
     fn every_offset_and_length() {
         #[repr(align(8))]
-        struct Memory([u8; 48]);
+        struct Memory([u8; 112]);
         for offset in 0..16 {
-            for len in 0..24 {
-                let mut memory = Memory([0xee; 48]);
-                let data: [u8; 24] = core::array::from_fn(|i| i as u8 + 1);
+            for len in 0..88 {
+                let mut memory = Memory([0xee; 112]);
+                let data: [u8; 88] = core::array::from_fn(|i| i as u8 + 1);
                 let at = NonNull::from(&mut memory.0).cast::<u8>();
                 // SAFETY: inside of the memory.
                 let at = unsafe { at.add(offset) };
                 // SAFETY: as above.
                 unsafe { write(at, &data[..len]) };
-                let mut back = [0; 24];
+                let mut back = [0; 88];
                 // SAFETY: as above.
                 unsafe { read(at, &mut back[..len]) };
                 assert_eq!(back[..len], data[..len]);

@@ -57,6 +57,7 @@ pub(super) struct Places {
 }
 
 /// Bits for all places of a page that is cut into places of `1 << class` bytes.
+#[inline]
 fn all(class: u32) -> u64 {
     u64::MAX >> (64 - (UNIT >> class))
 }
@@ -158,22 +159,74 @@ impl Places {
     /// Gives the place back that begins at `offset`. `false` if none does.
     #[inline]
     pub(super) fn give_back(&mut self, offset: usize) -> bool {
-        let Some(size) = self.size_at(offset) else {
+        let (at, rest) = (offset / UNIT, offset % UNIT);
+        let Some(page) = self.pages.get_mut(at) else {
             return false;
         };
-        let at = offset / UNIT;
-        match self.pages.get(at).map(|page| page.what) {
-            Some(Use::Cut(class)) => self.give_part_back(at as u32, class, offset % UNIT),
-            _ => self.free_pages(at, size / UNIT),
+        match page.what {
+            Use::Cut(class) => {
+                let bit = 1_u64 << (rest >> class);
+                let (free, begins) = (page.free, rest & ((1 << class) - 1) == 0);
+                if free & bit != 0 || !begins {
+                    return false;
+                }
+                page.free = free | bit;
+                self.used -= 1 << class;
+                if free == 0 {
+                    self.link(at as u32, class);
+                } else if free | bit == all(class) {
+                    self.close(at as u32, class);
+                }
+            }
+            Use::Run(count) if rest == 0 => {
+                let count = count as usize;
+                self.used -= count * UNIT;
+                self.free_pages(at, count);
+            }
+            _ => return false,
         }
-        self.used -= size;
         true
     }
 
+    /// A page without a place in use is free, unless it is the only one with places of its size:
+    /// the next one takes it.
+    #[inline]
+    fn close(&mut self, at: u32, class: u32) {
+        let Some(&mut Page { before, after, .. }) = self.page(at) else {
+            return;
+        };
+        if (before, after) != (NONE, NONE) {
+            self.unlink(at, class);
+            self.free_pages(at as usize, 1);
+        }
+    }
+
+    /// Frees the pages that [`close`](Self::close) has kept.
+    #[cold]
+    fn reclaim(&mut self) {
+        for class in (SMALLEST..).take(CLASSES) {
+            let head = self.head(class).map_or(NONE, |head| *head);
+            let mut at = head;
+            // As many steps as there are pages, at the most.
+            for _ in 0..self.pages.len() {
+                let Some(&mut Page { free, after, .. }) = self.page(at) else {
+                    break;
+                };
+                if free == all(class) {
+                    self.unlink(at, class);
+                    self.free_pages(at as usize, 1);
+                }
+                at = after;
+            }
+        }
+    }
+
+    #[inline]
     fn page(&mut self, at: u32) -> Option<&mut Page> {
         self.pages.get_mut(at as usize)
     }
 
+    #[inline]
     fn head(&mut self, class: u32) -> Option<&mut u32> {
         self.open.get_mut((class - SMALLEST) as usize)
     }
@@ -198,20 +251,6 @@ impl Places {
     }
 
     #[inline]
-    fn give_part_back(&mut self, at: u32, class: u32, rest: usize) {
-        let Some(page) = self.page(at) else { return };
-        let was_full = page.free == 0;
-        page.free |= 1 << (rest >> class);
-        if page.free == all(class) {
-            if !was_full {
-                self.unlink(at, class);
-            }
-            self.free_pages(at as usize, 1);
-        } else if was_full {
-            self.link(at, class);
-        }
-    }
-
     fn link(&mut self, at: u32, class: u32) {
         let Some(head) = self.head(class) else { return };
         let after = core::mem::replace(head, at);
@@ -224,6 +263,7 @@ impl Places {
         }
     }
 
+    #[inline]
     fn unlink(&mut self, at: u32, class: u32) {
         let Some(&mut Page { before, after, .. }) = self.page(at) else {
             return;
@@ -244,12 +284,12 @@ impl Places {
     /// Takes neighbouring pages, the first that there are: a word of 64 pages at a time for one,
     /// run by run for several.
     fn take_run(&mut self, count: usize) -> Option<usize> {
-        let start = if count == 1 {
-            let mut words = self.free.iter().enumerate();
-            let (at, word) = words.find(|(_, word)| **word != 0)?;
-            at * 64 + word.trailing_zeros() as usize
-        } else {
-            self.find_run(count)?
+        let start = match self.find(count) {
+            Some(start) => start,
+            None => {
+                self.reclaim();
+                self.find(count)?
+            }
         };
         let end = start.checked_add(count)?;
         self.mark(start, end, false);
@@ -259,6 +299,15 @@ impl Places {
         }
         pages.first_mut()?.what = Use::Run(u32::try_from(count).ok()?);
         Some(start)
+    }
+
+    fn find(&self, count: usize) -> Option<usize> {
+        if count != 1 {
+            return self.find_run(count);
+        }
+        let mut words = self.free.iter().enumerate();
+        let (at, word) = words.find(|(_, word)| **word != 0)?;
+        Some(at * 64 + word.trailing_zeros() as usize)
     }
 
     fn find_run(&self, count: usize) -> Option<usize> {
@@ -325,6 +374,12 @@ mod tests {
         let taken: Vec<_> = (0..65).map(|_| places.take(64).unwrap()).collect();
         assert_eq!(taken[63..], [63 * 64, UNIT]);
         assert_eq!(places.take(UNIT), None);
+        // A page that is kept for the next small one is there for a large one, too.
+        for offset in &taken {
+            assert!(places.give_back(*offset));
+        }
+        assert_eq!(places.take(2 * UNIT), Some(0));
+        assert_eq!(places.take(64), None);
         places.clear();
         assert_eq!(places.take(2 * UNIT), Some(0));
         assert_eq!(Places::new(0).unwrap().take(1), None);
