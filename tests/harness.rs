@@ -11,6 +11,8 @@ mod book;
 mod disagreements;
 #[path = "harness/gates.rs"]
 mod gates;
+#[path = "harness/monitor.rs"]
+mod monitor;
 #[path = "harness/order.rs"]
 mod order;
 #[path = "harness/peer.rs"]
@@ -19,6 +21,10 @@ mod peer;
 mod processes;
 #[path = "harness/records.rs"]
 mod records;
+#[path = "harness/registers.rs"]
+mod registers;
+#[path = "harness/rules.rs"]
+mod rules;
 #[expect(dead_code, reason = "the other test program uses the rest")]
 mod support;
 #[path = "harness/trace.rs"]
@@ -43,6 +49,9 @@ fn trials(archs: &[Arch], tally: &Tally) -> Vec<Trial> {
     trials.extend(peer::trials());
     trials.extend(processes::trials());
     trials.extend(gates::trials());
+    trials.extend(registers::trials());
+    trials.extend(monitor::trials());
+    trials.extend(rules::trials());
     trials.extend(vms::trials(archs, tally));
     trials
 }

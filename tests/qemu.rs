@@ -8,10 +8,13 @@ use libtest_mimic::Trial;
 use std::process::ExitCode;
 use support::bench::{BENCHES, Bench};
 use support::machine::{Host, boot, watchdog};
+use support::qmp;
 use support::scenarios::{self, Scenario};
 use support::suite::{self, Tally};
-use support::verdict::{explain, judge};
+use support::verdict::{Reason, explain, judge};
 use xtask::Arch;
+use xtask::conformance::Oracle;
+use xtask::conformance::proof::Record;
 
 mod support;
 
@@ -40,11 +43,37 @@ fn trials(archs: &[Arch], tally: &Tally) -> Vec<Trial> {
 
 fn run(host: &Host, scenario: &Scenario) -> Result<(), String> {
     let run = boot(host, scenario, &scenario.append(), watchdog()?);
-    let reasons = judge(&run, scenario.wanted(), &(scenario.expect)(host.qemu.arch));
+    let mut reasons = judge(&run, scenario.wanted(), &(scenario.expect)(host.qemu.arch));
+    if reasons.is_empty() {
+        let wrong = qmp::judge(&run.visits, scenario.holds);
+        reasons.extend(wrong.into_iter().map(Reason::Monitor));
+    }
+    keep(host, scenario, reasons.is_empty());
     if reasons.is_empty() {
         return Ok(());
     }
     Err(explain(&run, &reasons))
+}
+
+/// What the scenario proves, for the report.
+fn keep(host: &Host, scenario: &Scenario, green: bool) {
+    let owned = |(oracle, rules): &(Oracle, &[&str])| {
+        (
+            *oracle,
+            rules.iter().map(|rule| (*rule).to_owned()).collect(),
+        )
+    };
+    let record = Record {
+        place: scenario.name.to_owned(),
+        line: 0,
+        arch: Some(host.qemu.arch.to_string()),
+        green,
+        personalities: Vec::new(),
+        proves: scenario.proves.iter().map(owned).collect(),
+    };
+    if !record.proves.is_empty() {
+        record.keep();
+    }
 }
 
 /// Benchmarks are no tests. This is one of whether they measure.

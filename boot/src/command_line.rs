@@ -35,6 +35,13 @@ pub enum Measure {
     Counts,
 }
 
+/// Whether scenarios wait to be looked at: the word `hold`.
+pub fn holds(arguments: &str) -> bool {
+    arguments
+        .split_ascii_whitespace()
+        .any(|word| word == "hold")
+}
+
 /// Reads the boot arguments; words that are not about what to run are left alone.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 use core::hint;
-use core::sync::atomic::{AtomicUsize, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use crate::lock::Mutex;
 use crate::{arch, cpus};
@@ -118,6 +118,33 @@ pub fn print(text: fmt::Arguments<'_>) {
 /// Prints a record for the test harness, on a line of its own.
 pub fn record(text: fmt::Arguments<'_>) {
     exclusively(|output| output.record(text));
+}
+
+/// How often a guest that waits looks at its serial line: many seconds.
+const HOLD_LOOKS: u32 = 50_000_000;
+/// Whether [`hold`] waits.
+static HOLDS: AtomicBool = AtomicBool::new(false);
+
+/// Lets [`hold`] wait from now on: somebody is there who answers.
+pub fn let_hold() {
+    HOLDS.store(true, Ordering::Relaxed);
+}
+
+/// Waits until somebody has looked at the machine, and gives a line on the serial port.
+///
+/// False if nobody did in a long time. Does nothing unless the boot arguments ask for it.
+pub fn hold(moment: &str) -> bool {
+    if !HOLDS.load(Ordering::Relaxed) {
+        return true;
+    }
+    record(format_args!("hold {moment}"));
+    for _ in 0..HOLD_LOOKS {
+        if exclusively(|output| output.console.as_mut()?.read()) == Some(b'\n') {
+            return true;
+        }
+        hint::spin_loop();
+    }
+    false
 }
 
 /// Prints a record that breaks off in the middle, for the self test of the harness.

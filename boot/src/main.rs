@@ -101,7 +101,12 @@ fn run(register: u64) -> u32 {
 
     match command_line::parse(firmware.arguments) {
         Ok(Run::Demo) => demo::run(&firmware),
-        Ok(Run::Scenario(name)) => scenarios::run(name, &firmware),
+        Ok(Run::Scenario(name)) => {
+            if command_line::holds(firmware.arguments) {
+                console::let_hold();
+            }
+            scenarios::run(name, &firmware)
+        }
         Ok(Run::Bench(name, options)) => bench::run(name, options, &firmware),
         Err(error) => {
             println!("boot arguments: {:?}", firmware.arguments);

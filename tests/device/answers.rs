@@ -6,6 +6,7 @@ use crate::model::spec::status;
 use crate::model::{Model, OTHER, PLAIN};
 use crate::rig::{self, GRANULE, RW, domain, endpoint, map, map_at, pages, start};
 use virtio_iommu::{AttachError, IovaRange, MapError, RequestError, Status, UnmapError};
+use xtask::conformance::{Oracle, proves};
 
 const STATUSES: [(u8, Status); 12] = [
     (status::IOERR, Status::IoErr),
@@ -59,6 +60,7 @@ fn unclear() -> Vec<Answer> {
 
 #[test]
 fn every_failing_status_of_a_map() {
+    let _proof = proves(Oracle::Model, &["DV-OPS-3"]);
     for (code, expected) in STATUSES {
         let bench = Bench::new();
         bench.model.answer_once(rig::is_map, Answer::status(code));
@@ -79,6 +81,7 @@ fn every_failing_status_of_a_map() {
 
 #[test]
 fn every_failing_status_of_an_unmap_quarantines() {
+    let _proof = proves(Oracle::Model, &["DV-OPS-3", "DV-UNM-6"]);
     for (code, expected) in STATUSES {
         let bench = Bench::new();
         bench.model.answer_once(rig::is_unmap, Answer::status(code));
@@ -93,6 +96,7 @@ fn every_failing_status_of_an_unmap_quarantines() {
 
 #[test]
 fn every_failing_status_of_an_attach_and_a_detach() {
+    let _proof = proves(Oracle::Model, &["DV-OPS-3", "DV-DET-2", "DV-DET-3"]);
     for (code, expected) in STATUSES {
         let bench = Bench::new();
         let refused = AttachError::Request(RequestError::Status(expected));
@@ -121,6 +125,7 @@ fn every_failing_status_of_an_attach_and_a_detach() {
 
 #[test]
 fn dn_ops_3_used_length_0_is_a_failure() {
+    let _proof = proves(Oracle::Model, &["DN-OPS-3", "DV-OPS-2"]);
     let bench = Bench::new();
     bench.model.answer_once(rig::is_map, Answer::unwritten());
     let error = map(&bench.domain, pages(&bench.model, 1), RW).unwrap_err();
@@ -139,6 +144,7 @@ fn dn_ops_3_used_length_0_is_a_failure() {
 
 #[test]
 fn dn_ops_3_a_status_that_the_used_length_does_not_cover_is_not_read() {
+    let _proof = proves(Oracle::Model, &["DN-OPS-3", "GV-VQ-5"]);
     // cloud-hypervisor: the status is there, and the length is 0.
     let bench = Bench::new();
     bench
@@ -153,6 +159,7 @@ fn dn_ops_3_a_status_that_the_used_length_does_not_cover_is_not_read() {
 
 #[test]
 fn dn_ops_2_rubbish_behind_the_status_changes_nothing() {
+    let _proof = proves(Oracle::Model, &["DN-OPS-2", "DV-OPS-5"]);
     let model = Model::new();
     model.script(|_| Answer::honest().with_reserved([0xff, 0x80, 1]));
     let iommu = start(&model, &[PLAIN]);
@@ -165,6 +172,7 @@ fn dn_ops_2_rubbish_behind_the_status_changes_nothing() {
 
 #[test]
 fn gv_vq_5_a_map_that_is_not_clearly_answered_is_quarantined() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-5"]);
     for answer in unclear() {
         let bench = Bench::new();
         bench.model.answer_once(rig::is_map, answer.clone());
@@ -184,6 +192,7 @@ fn gv_vq_5_a_map_that_is_not_clearly_answered_is_quarantined() {
 
 #[test]
 fn gv_vq_5_an_unmap_that_is_not_clearly_answered_is_quarantined() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-5"]);
     for answer in unclear() {
         let bench = Bench::new();
         bench.model.answer_once(rig::is_unmap, answer.clone());
@@ -198,6 +207,7 @@ fn gv_vq_5_an_unmap_that_is_not_clearly_answered_is_quarantined() {
 
 #[test]
 fn gv_vq_5_an_attach_that_is_not_clearly_answered_counts_as_attached() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-5"]);
     for answer in unclear() {
         let bench = Bench::new();
         bench.model.answer_once(rig::is_attach, answer.clone());
@@ -216,6 +226,7 @@ fn gv_vq_5_an_attach_that_is_not_clearly_answered_counts_as_attached() {
 
 #[test]
 fn gv_vq_5_a_detach_that_is_not_clearly_answered_leaves_the_endpoint_attached() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-5"]);
     for answer in unclear() {
         let bench = Bench::new();
         bench.model.answer_once(rig::is_detach, answer.clone());
@@ -229,6 +240,7 @@ fn gv_vq_5_a_detach_that_is_not_clearly_answered_leaves_the_endpoint_attached() 
 
 #[test]
 fn gv_vq_3_used_entries_for_nobody_stop_the_device_and_nothing_panics() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-5"]);
     for id in [
         Id::Raw(1),
         Id::Raw(63),
@@ -256,6 +268,7 @@ fn gv_vq_3_used_entries_for_nobody_stop_the_device_and_nothing_panics() {
 
 #[test]
 fn an_answer_that_comes_twice_confirms_nothing_else() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-5"]);
     let bench = Bench::new();
     bench
         .model
@@ -272,6 +285,7 @@ fn an_answer_that_comes_twice_confirms_nothing_else() {
 
 #[test]
 fn an_answer_under_the_name_of_another_request_in_flight() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-5"]);
     // Two MAPs with one kick; the device answers the first under the name of the second, which it
     // did not carry out.
     let bench = Bench::new();
@@ -300,6 +314,7 @@ fn an_answer_under_the_name_of_another_request_in_flight() {
 
 #[test]
 fn mappings_that_cannot_be_restored_leave_the_endpoint_detached() {
+    let _proof = proves(Oracle::Model, &["DV-MAP-4"]);
     for k in 0..3 {
         let model = Model::new();
         let iommu = start(&model, &[PLAIN, OTHER]);
@@ -332,6 +347,7 @@ fn mappings_that_cannot_be_restored_leave_the_endpoint_detached() {
 
 #[test]
 fn unsupp_for_an_endpoint_that_moves_is_answered_with_a_detach() {
+    let _proof = proves(Oracle::Model, &["DV-ATT-9"]);
     // §5.13.6.3.2: a device that cannot detach implicitly; endpoints rest in the scratch domain.
     let model = Model::new();
     model.with(|d| {
@@ -348,6 +364,7 @@ fn unsupp_for_an_endpoint_that_moves_is_answered_with_a_detach() {
 
 #[test]
 fn dv_att_4_a_device_with_one_endpoint_per_domain_says_so() {
+    let _proof = proves(Oracle::Model, &["DV-ATT-5"]);
     let model = Model::new();
     model.with(|d| d.unit.quirks.endpoints_per_domain = Some(1));
     let iommu = start(&model, &[PLAIN, OTHER]);
@@ -361,6 +378,7 @@ fn dv_att_4_a_device_with_one_endpoint_per_domain_says_so() {
 
 #[test]
 fn refusals_with_length_zero_are_failures_and_not_successes() {
+    let _proof = proves(Oracle::Model, &["DN-OPS-3"]);
     let model = Model::new();
     model.with(|d| {
         d.knobs.refusals_have_length_zero = true;

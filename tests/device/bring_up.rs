@@ -12,11 +12,26 @@ use crate::rig::{
 };
 use virtio_drivers::transport::DeviceType;
 use virtio_iommu::{Bypass, DomainId, DomainRange, Features, Options, StartError};
+use xtask::conformance::{Oracle, proves};
 
 const KNOWN: u64 = feature::ALL_OF_THE_DEVICE | feature::VERSION_1;
 
 #[test]
 fn gv_init_1_status_order() {
+    let _proof = proves(
+        Oracle::Model,
+        &[
+            "GV-INIT-1",
+            "GV-INIT-2",
+            "GV-INIT-3",
+            "GV-INIT-4",
+            "GV-INIT-6",
+            "GV-STAT-1",
+            "GV-VQ-1",
+            "DN-CFG-2",
+            "DN-CFG-3",
+        ],
+    );
     let model = Model::new();
     let iommu = start(&model, &[PLAIN]);
     assert_eq!(model.status_writes(), [0, 1, 3, 11, 15]);
@@ -51,6 +66,7 @@ fn gv_init_1_status_order() {
 
 #[test]
 fn dn_fault_t1_events_are_posted_and_announced_before_the_first_request() {
+    let _proof = proves(Oracle::Model, &["DN-FAULT-T1", "DV-FLT-5"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN]);
     let log = model.log();
@@ -62,6 +78,7 @@ fn dn_fault_t1_events_are_posted_and_announced_before_the_first_request() {
 
 #[test]
 fn gv_init_4_features_refused() {
+    let _proof = proves(Oracle::Model, &["GV-INIT-4", "GV-INIT-5"]);
     let model = Model::new();
     model.with(|d| d.knobs.refuse_features = true);
     let error = refused_early(&model);
@@ -71,6 +88,7 @@ fn gv_init_4_features_refused() {
 
 #[test]
 fn dn_init_t1_map_unmap_is_required() {
+    let _proof = proves(Oracle::Model, &["DN-INIT-T1", "DV-FEAT-1"]);
     let model = Model::new();
     model.with(|d| d.knobs.offered &= !feature::MAP_UNMAP);
     let expected = StartError::FeatureMissing(Features::MAP_UNMAP);
@@ -79,6 +97,7 @@ fn dn_init_t1_map_unmap_is_required() {
 
 #[test]
 fn gv_v1_version_1_is_required() {
+    let _proof = proves(Oracle::Model, &["GV-V1"]);
     let model = Model::new();
     model.with(|d| d.knobs.offered &= !feature::VERSION_1);
     let expected = StartError::FeatureMissing(Features::VERSION_1);
@@ -87,6 +106,10 @@ fn gv_v1_version_1_is_required() {
 
 #[test]
 fn dn_feat_1_every_subset_of_the_features_is_accepted_as_offered() {
+    let _proof = proves(
+        Oracle::Model,
+        &["DN-FEAT-1", "GV-FEAT-1", "DV-PRB-3", "DV-PRB-4", "DN-CFG-1"],
+    );
     for bits in 0..32u64 {
         // The five optional ones; bit 2 is required, bit 3 is the deprecated one.
         let offered = (bits & 3) | (bits & 0x1c) << 2 | feature::MAP_UNMAP | feature::VERSION_1;
@@ -135,6 +158,10 @@ fn dn_feat_1_every_subset_of_the_features_is_accepted_as_offered() {
 
 #[test]
 fn gv_feat_2_3_unknown_bits_are_ignored() {
+    let _proof = proves(
+        Oracle::Model,
+        &["GV-FEAT-2", "GV-FEAT-3", "DV-FEAT-3", "GV-V1"],
+    );
     for offered in [!feature::ACCESS_PLATFORM, KNOWN | 1 << 7 | 1 << 63] {
         let model = Model::new();
         model.with(|d| d.knobs.offered = offered);
@@ -148,6 +175,7 @@ fn gv_feat_2_3_unknown_bits_are_ignored() {
 
 #[test]
 fn the_old_bypass_feature_is_never_accepted() {
+    let _proof = proves(Oracle::Model, &["DV-FEAT-2"]);
     let model = Model::new();
     model.with(|d| {
         d.knobs.offered = feature::BYPASS | feature::MAP_UNMAP | feature::VERSION_1;
@@ -160,6 +188,7 @@ fn the_old_bypass_feature_is_never_accepted() {
 
 #[test]
 fn gv_acc_access_platform_is_accepted() {
+    let _proof = proves(Oracle::Model, &["GV-ACC"]);
     let model = Model::new();
     model.with(|d| d.knobs.offered |= feature::ACCESS_PLATFORM);
     let iommu = start(&model, &[PLAIN]);
@@ -168,6 +197,7 @@ fn gv_acc_access_platform_is_accepted() {
 
 #[test]
 fn gv_rst_1_a_slow_reset_is_waited_for() {
+    let _proof = proves(Oracle::Model, &["GV-RST-1"]);
     for reads in [0, 1, 2, 100, 900] {
         let model = Model::new();
         model.with(|d| {
@@ -182,6 +212,7 @@ fn gv_rst_1_a_slow_reset_is_waited_for() {
 
 #[test]
 fn gv_rst_1_a_reset_that_is_never_done() {
+    let _proof = proves(Oracle::Model, &["GV-RST-1", "GV-INIT-5"]);
     let model = Model::new();
     model.with(|d| {
         d.registers.status = 15;
@@ -258,6 +289,7 @@ fn options_that_make_no_sense() {
 
 #[test]
 fn gv_pci_3_queue_sizes() {
+    let _proof = proves(Oracle::Model, &["GV-PCI-3"]);
     for (offered, wanted, expected) in [
         ([4, 4], 256, Some([4, 4])),
         ([1024, 512], 256, Some([256, 256])),
@@ -324,6 +356,7 @@ fn out_of_memory_at_each_allocation() {
 
 #[test]
 fn gv_stat_2_needs_reset_at_each_access_of_the_bring_up() {
+    let _proof = proves(Oracle::Model, &["GV-STAT-2", "GV-INIT-5"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN, RESERVING]);
     let total = model.with(|d| d.registers.accesses);
@@ -359,6 +392,7 @@ fn gv_stat_2_needs_reset_at_each_access_of_the_bring_up() {
 
 #[test]
 fn gv_notif_1_a_device_that_polls_is_not_notified() {
+    let _proof = proves(Oracle::Model, &["GV-NOTIF-1"]);
     let model = Model::new();
     model.with(|d| d.knobs.no_notify = true);
     let iommu = start(&model, &[PLAIN]);

@@ -6,6 +6,7 @@ use crate::model::spec::status;
 use crate::model::{Model, OTHER, PLAIN};
 use crate::rig::{self, GRANULE, RW, domain, endpoint, map, phys, ring_below as ring, start};
 use virtio_iommu::{AttachError, DoorbellError, Iova, MapError, RequestError, Status, UnmapError};
+use xtask::conformance::{Oracle, proves};
 
 const DOORBELL: u64 = 0x2800_0040;
 const ANYWHERE: Iova = Iova(u64::MAX);
@@ -118,6 +119,7 @@ fn a_doorbell_that_is_given_back_while_the_domain_is_busy_is_not_lost() {
 
 #[test]
 fn gv_vq_6_a_shutdown_while_a_request_is_waited_for() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-6"]);
     let model = Model::new();
     model.clock().for_threads();
     let iommu = start(&model, &[PLAIN]);

@@ -5,6 +5,7 @@ use crate::model::spec::feature;
 use crate::model::{Model, PLAIN};
 use crate::rig::{refused, refused_early, start};
 use virtio_iommu::{Bypass, ConfigError, Iova, StartError};
+use xtask::conformance::{Oracle, proves};
 
 /// A configuration and why it is refused.
 fn bad_config(change: impl FnOnce(&mut ConfigSpace), expected: ConfigError) {
@@ -15,6 +16,7 @@ fn bad_config(change: impl FnOnce(&mut ConfigSpace), expected: ConfigError) {
 
 #[test]
 fn dv_cfg_1_page_size_mask_0() {
+    let _proof = proves(Oracle::Model, &["DV-CFG-1"]);
     bad_config(|c| c.page_size_mask = 0, ConfigError::NoPageSize);
 }
 
@@ -76,6 +78,7 @@ fn bad_input_config_too_short() {
 
 #[test]
 fn gv_cfg_2_what_is_not_offered_need_not_exist() {
+    let _proof = proves(Oracle::Model, &["GV-CFG-2"]);
     let model = Model::new();
     model.with(|d| {
         d.knobs.offered = feature::MAP_UNMAP | feature::VERSION_1;
@@ -87,6 +90,7 @@ fn gv_cfg_2_what_is_not_offered_need_not_exist() {
 
 #[test]
 fn gv_cfg_3_a_larger_config_is_accepted() {
+    let _proof = proves(Oracle::Model, &["GV-CFG-3"]);
     let model = Model::new();
     model.with(|d| {
         d.config.len = 4096;
@@ -97,6 +101,7 @@ fn gv_cfg_3_a_larger_config_is_accepted() {
 
 #[test]
 fn dv_cfg_2_the_lowest_bit_of_the_mask_is_the_granule() {
+    let _proof = proves(Oracle::Model, &["DV-CFG-2"]);
     for (mask, granule) in [
         (0x20_1000, 0x1000),
         (0xffff_ffff_ffff_0000, 0x1_0000),
@@ -115,6 +120,7 @@ fn dv_cfg_2_the_lowest_bit_of_the_mask_is_the_granule() {
 
 #[test]
 fn gv_cfg_1_a_config_that_changes_while_it_is_read_is_read_again() {
+    let _proof = proves(Oracle::Model, &["GV-CFG-1", "GV-PCI-2"]);
     let then = ConfigSpace {
         page_size_mask: 0xffff_0000_0001_0000,
         input_range: (0x1_0000_0000, 0x7f_0000_0000_ffff),
@@ -156,6 +162,7 @@ fn gv_cfg_1_a_config_that_changes_while_it_is_read_is_read_again() {
 
 #[test]
 fn gv_cfg_1_a_config_that_never_settles() {
+    let _proof = proves(Oracle::Model, &["GV-CFG-1"]);
     let model = Model::new();
     model.with(|d| d.knobs.generation = Generation::Restless);
     let error = refused_early(&model);
@@ -164,6 +171,7 @@ fn gv_cfg_1_a_config_that_never_settles() {
 
 #[test]
 fn bypass_that_cannot_be_switched_off() {
+    let _proof = proves(Oracle::Model, &["DV-CFG-3", "DV-CFG-4"]);
     let model = Model::new();
     model.with(|d| d.knobs.bypass_stuck = true);
     assert_eq!(refused(&model, 1), StartError::BypassStuck);
@@ -172,6 +180,7 @@ fn bypass_that_cannot_be_switched_off() {
 
 #[test]
 fn dn_cfg_4_bits_1_to_7_of_bypass_mean_nothing() {
+    let _proof = proves(Oracle::Model, &["DN-CFG-4", "DV-CFG-6"]);
     for reads in [0xfe, 0xff, 0x80] {
         let model = Model::new();
         model.with(|d| d.config.bypass = reads);

@@ -5,6 +5,7 @@ use crate::model::unit::Mapping;
 use crate::model::{Model, OTHER, PLAIN, REGIONS, RESERVING};
 use crate::rig::{GRANULE, TestDomain, domain, iova, is_unmap, ring_below, start};
 use virtio_iommu::{Doorbell, DoorbellError, Iova, MapError, PhysAddr, RequestError, UnmapError};
+use xtask::conformance::{Oracle, proves};
 
 /// In no region of anybody.
 const DOORBELL: u64 = 0x2800_0040;
@@ -16,6 +17,7 @@ fn ring(domain: &TestDomain, id: u32, doorbell: u64) -> Result<Doorbell, Doorbel
 
 #[test]
 fn dn_resv_t1_a_doorbell_outside_of_msi_regions_is_mapped_for_writing() {
+    let _proof = proves(Oracle::Model, &["DN-RESV-T1", "DN-MAP-4"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN]);
     let domain = domain(&iommu, 4, &[PLAIN]);
@@ -54,6 +56,7 @@ fn a_doorbell_in_an_msi_region_needs_no_request() {
 
 #[test]
 fn a_doorbell_in_a_reserved_region_is_refused() {
+    let _proof = proves(Oracle::Model, &["DN-RESV-1"]);
     let model = Model::new();
     let iommu = start(&model, &[RESERVING, PLAIN]);
     let domain = domain(&iommu, 4, &[RESERVING, PLAIN]);
@@ -75,6 +78,7 @@ fn a_doorbell_in_a_reserved_region_is_refused() {
 
 #[test]
 fn dn_map_7_without_mmio_there_is_no_way() {
+    let _proof = proves(Oracle::Ret, &["DN-MAP-7"]);
     let model = Model::new();
     model.with(|d| d.knobs.offered &= !feature::MMIO);
     let iommu = start(&model, &[PLAIN]);

@@ -9,6 +9,7 @@ use crate::model::spec::{
 use crate::model::{Model, OTHER, PLAIN};
 use crate::rig::{self, RW, TestIommu, domain, map, pages, start};
 use virtio_iommu::{Access, EndpointId, Fault, FaultCounters, FaultReason, Iova, Pending};
+use xtask::conformance::{Oracle, proves};
 
 fn polled(iommu: &TestIommu) -> Vec<Fault> {
     let mut faults = Vec::new();
@@ -40,6 +41,7 @@ const RECORD: Record = Record {
 
 #[test]
 fn a_report_is_decoded() {
+    let _proof = proves(Oracle::Model, &["DV-FLT-3", "DV-FLT-4"]);
     let expected = Fault {
         endpoint: EndpointId(PLAIN),
         reason: FaultReason::Mapping,
@@ -69,6 +71,7 @@ fn a_report_is_decoded() {
 
 #[test]
 fn dn_fault_1_reserved_bytes_make_the_driver_ignore_the_report() {
+    let _proof = proves(Oracle::Model, &["DN-FAULT-1"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN]);
     for reserved in [[1, 0, 0], [0, 0x80, 0], [0, 0, 0xff]] {
@@ -84,6 +87,7 @@ fn dn_fault_1_reserved_bytes_make_the_driver_ignore_the_report() {
 
 #[test]
 fn dn_fault_2_reserved1_is_ignored() {
+    let _proof = proves(Oracle::Model, &["DN-FAULT-2"]);
     let fault = decoded(Record {
         reserved1: u32::MAX,
         ..RECORD
@@ -93,12 +97,14 @@ fn dn_fault_2_reserved1_is_ignored() {
 
 #[test]
 fn dn_fault_3_undefined_flags_are_ignored() {
+    let _proof = proves(Oracle::Model, &["DN-FAULT-3"]);
     let flags = RECORD.flags | 0xffff_fefc;
     assert_eq!(decoded(Record { flags, ..RECORD }), decoded(RECORD));
 }
 
 #[test]
 fn dn_fault_4_an_unknown_reason_is_unknown() {
+    let _proof = proves(Oracle::Model, &["DN-FAULT-4"]);
     for reason in [0, 3, 200, 255] {
         let fault = decoded(Record { reason, ..RECORD });
         assert_eq!(fault.reason, FaultReason::Unknown);
@@ -107,6 +113,7 @@ fn dn_fault_4_an_unknown_reason_is_unknown() {
 
 #[test]
 fn blocked_dma_arrives_as_a_fault() {
+    let _proof = proves(Oracle::Model, &["DV-FLT-4"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN, OTHER]);
     let domain = domain(&iommu, 8, &[PLAIN]);
@@ -137,6 +144,7 @@ fn blocked_dma_arrives_as_a_fault() {
 
 #[test]
 fn dn_fault_t1_buffers_are_posted_again_after_a_storm_and_losses_are_noticed() {
+    let _proof = proves(Oracle::Model, &["DN-FAULT-T1", "DV-FLT-T"]);
     let model = Model::new();
     model.with(|d| {
         d.knobs.faults = FaultStyle {
@@ -188,6 +196,7 @@ fn sixty_three_of_sixty_four_buffers_are_no_overflow() {
 
 #[test]
 fn one_poll_announces_the_buffers_and_an_empty_poll_does_nothing() {
+    let _proof = proves(Oracle::Model, &["GV-NOTIF-1"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN]);
     model.with(|d| d.report(RECORD));
@@ -202,6 +211,7 @@ fn one_poll_announces_the_buffers_and_an_empty_poll_does_nothing() {
 
 #[test]
 fn gv_notif_1_a_device_that_polls_its_event_queue_is_not_notified() {
+    let _proof = proves(Oracle::Model, &["GV-NOTIF-1"]);
     let model = Model::new();
     model.with(|d| d.knobs.no_notify = true);
     let iommu = start(&model, &[PLAIN]);
@@ -212,6 +222,7 @@ fn gv_notif_1_a_device_that_polls_its_event_queue_is_not_notified() {
 
 #[test]
 fn reports_of_the_wrong_length_are_counted_and_their_buffers_come_back() {
+    let _proof = proves(Oracle::Model, &["DV-FLT-6", "DN-FAULT-T1"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN]);
     let bytes = RECORD.bytes();
@@ -230,6 +241,7 @@ fn reports_of_the_wrong_length_are_counted_and_their_buffers_come_back() {
 
 #[test]
 fn gv_vq_3_reports_in_buffers_that_do_not_exist() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-5"]);
     for id in [64, 65, 0xffff, 0x1_0000, u32::MAX] {
         let model = Model::new();
         let iommu = start(&model, &[PLAIN]);
@@ -244,6 +256,7 @@ fn gv_vq_3_reports_in_buffers_that_do_not_exist() {
 
 #[test]
 fn gv_vq_4_an_index_that_runs_ahead_ends_the_reports_and_nothing_else() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-5"]);
     for by in [65, 1000, 0x8000, 0xffff] {
         let model = Model::new();
         let iommu = start(&model, &[PLAIN]);
@@ -259,6 +272,7 @@ fn gv_vq_4_an_index_that_runs_ahead_ends_the_reports_and_nothing_else() {
 
 #[test]
 fn a_stale_record_is_not_taken_for_a_new_one() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-5"]);
     // The device returns a buffer that it did not write, and says that it wrote a byte.
     let model = Model::new();
     model.with(|d| d.knobs.queue_sizes = [64, 4]);
@@ -318,6 +332,7 @@ fn a_poll_ends_although_faults_keep_coming() {
 
 #[test]
 fn a_storm_costs_one_interrupt_until_it_is_polled() {
+    let _proof = proves(Oracle::Model, &["GV-PCI-6", "GV-NOTIF-1"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN]);
     assert_eq!(iommu.handle_interrupt(), Pending::default());
@@ -372,6 +387,7 @@ fn a_fault_between_the_last_look_and_the_permission_to_interrupt_is_not_missed()
 
 #[test]
 fn gv_stat_2_an_interrupt_tells_that_the_device_needs_a_reset() {
+    let _proof = proves(Oracle::Model, &["GV-STAT-2"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN]);
     model.with(|d| d.break_down());

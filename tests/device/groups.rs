@@ -9,6 +9,7 @@ use crate::rig::{
     start, try_start_with,
 };
 use virtio_iommu::{AttachError, EndpointId, MapError, Options, RequestError, StartError, Status};
+use xtask::conformance::{Oracle, proves};
 
 const A: EndpointId = EndpointId(PLAIN);
 const B: EndpointId = EndpointId(OTHER);
@@ -22,6 +23,7 @@ fn grouped(model: &Model, groups: &[&[EndpointId]]) -> Result<TestIommu, StartEr
 
 #[test]
 fn dn_attach_2_a_group_is_attached_and_detached_as_a_whole() {
+    let _proof = proves(Oracle::Ret, &["DN-ATTACH-2"]).and(Oracle::Model, &["DN-ATTACH-2"]);
     let model = Model::new();
     let iommu = grouped(&model, &[&[A, B]]).unwrap();
     let one = iommu.create_domain(4).unwrap();
@@ -50,6 +52,7 @@ fn dn_attach_2_a_group_is_attached_and_detached_as_a_whole() {
 
 #[test]
 fn dn_attach_2_a_group_that_is_refused_half_way_is_not_attached() {
+    let _proof = proves(Oracle::Model, &["DN-ATTACH-2"]);
     for refused in [PLAIN, OTHER] {
         let model = Model::new();
         let iommu = grouped(&model, &[&[A, B]]).unwrap();
@@ -101,6 +104,7 @@ fn a_group_of_which_one_stays_counts_as_attached() {
 
 #[test]
 fn dn_resv_1_the_regions_of_every_member_are_honoured() {
+    let _proof = proves(Oracle::Ret, &["DN-RESV-1", "DV-ATT-10"]);
     let model = Model::new();
     let iommu = grouped(&model, &[&[A, C]]).unwrap();
     let domain = domain(&iommu, 4, &[PLAIN]);

@@ -11,6 +11,7 @@ use crate::model::spec::FAULT_LEN;
 use crate::model::{OTHER, PLAIN, RESERVING};
 use crate::rig::{self, GRANULE, ONE_WAIT, RW, endpoint, try_start};
 use virtio_iommu::MapOptions;
+use xtask::conformance::{Oracle, proves};
 
 fn id() -> impl Strategy<Value = Id> {
     prop_oneof![
@@ -353,6 +354,7 @@ proptest! {
         answers in proptest::collection::vec(answer(), 1..40),
         steps in proptest::collection::vec(step(), 1..40),
     ) {
+        let _proof = proves(Oracle::Fuzz, &["GV-VQ-5"]);
         // The bring-up is answered honestly, so that what follows is reached.
         let honest = vec![Answer::honest(); 11];
         let answers = honest.into_iter().chain(answers).collect();

@@ -7,9 +7,11 @@ use crate::model::script::{Answer, When};
 use crate::model::{Model, OTHER, PLAIN};
 use crate::rig::{self, GRANULE, ONE_WAIT, RW, domain, endpoint, map, map_at, pages, start};
 use virtio_iommu::{CreateError, IovaRange, MapError, Options, RequestError};
+use xtask::conformance::{Oracle, proves};
 
 #[test]
 fn a_late_map_is_neither_lost_nor_reused() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-5"]);
     for answer in [Answer::late(), Answer::late_effect()] {
         let bench = Bench::new();
         bench.model.answer_once(rig::is_map, answer);
@@ -70,6 +72,7 @@ fn a_late_attach_lets_no_endpoint_back_into_a_domain_that_it_has_left() {
 
 #[test]
 fn a_late_attach_lets_no_endpoint_into_a_later_domain_of_the_same_id() {
+    let _proof = proves(Oracle::Model, &["DV-UNM-3"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN, OTHER]);
     let first = iommu.create_domain(4).unwrap();
@@ -157,6 +160,7 @@ fn slots_of_requests_that_are_never_answered_run_out_and_come_back_late() {
 
 #[test]
 fn gv_stat_2_needs_reset_is_noticed_at_once_and_not_only_when_time_is_up() {
+    let _proof = proves(Oracle::Model, &["GV-STAT-2"]);
     for kind in [rig::is_map, rig::is_unmap, rig::is_attach, rig::is_detach] {
         let bench = Bench::new();
         bench.model.answer_once(kind, Answer::needs_reset());
@@ -185,6 +189,7 @@ fn gv_stat_2_needs_reset_is_noticed_at_once_and_not_only_when_time_is_up() {
 
 #[test]
 fn needs_reset_in_the_middle_of_a_wait_is_noticed() {
+    let _proof = proves(Oracle::Model, &["GV-STAT-2"]);
     let bench = Bench::new();
     bench.model.answer_once(rig::is_map, Answer::never());
     let start = bench.model.clock().calls();
@@ -283,6 +288,7 @@ fn a_detach_without_an_answer_does_not_lose_the_mappings_of_the_domain() {
 
 #[test]
 fn an_unconfirmed_request_and_an_unconfirmed_reset_keep_all_memory() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-6"]);
     let mut bench = Bench::new();
     bench.model.script(|_| Answer::never());
     bench.domain.unmap(bench.mapped).unwrap_err();

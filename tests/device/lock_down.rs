@@ -12,9 +12,11 @@ use virtio_iommu::{
     Bypass, DomainId, DomainRange, EndpointError, EndpointId, Options, RequestError, StartError,
     Status,
 };
+use xtask::conformance::{Oracle, proves};
 
 #[test]
 fn after_start_no_endpoint_of_the_list_reaches_memory() {
+    let _proof = proves(Oracle::Model, &["DV-CFG-3"]);
     let model = Model::new();
     assert_eq!(model.reads(PLAIN, 0x8000_0000), Some(0x8000_0000));
     let iommu = start(&model, &[PLAIN, OTHER]);
@@ -29,6 +31,7 @@ fn after_start_no_endpoint_of_the_list_reaches_memory() {
 
 #[test]
 fn without_bypass_config_endpoints_stay_in_the_scratch_domain() {
+    let _proof = proves(Oracle::Model, &["DN-CFG-1", "DV-CFG-3"]);
     let model = Model::new();
     model.with(|d| d.knobs.offered &= !feature::BYPASS_CONFIG);
     let iommu = start(&model, &[PLAIN, OTHER]);
@@ -50,6 +53,18 @@ fn without_bypass_config_endpoints_stay_in_the_scratch_domain() {
 
 #[test]
 fn dn_init_2_probe_attach_detach_per_endpoint_in_this_order() {
+    let _proof = proves(
+        Oracle::Model,
+        &[
+            "DN-INIT-2",
+            "DN-OPS-1",
+            "DN-ATTACH-1",
+            "DN-ATTACH-4",
+            "DN-DETACH-1",
+            "DN-PROBE-1",
+            "DN-PROBE-2",
+        ],
+    );
     let model = Model::new();
     let iommu = start(&model, &[PLAIN, RESERVING, PLAIN, OTHER, OTHER]);
     let scratch = iommu.scratch_domain().0;
@@ -110,6 +125,10 @@ fn stale() -> Model {
 
 #[test]
 fn dv_rst_t_what_an_earlier_driver_left_is_scrubbed() {
+    let _proof = proves(
+        Oracle::Model,
+        &["DV-RST-T", "DV-ATT-7", "DV-ATT-8", "DV-UNM-3"],
+    );
     let model = stale();
     let iommu = start(&model, &[PLAIN, OTHER, RESERVING]);
     for id in [PLAIN, OTHER, RESERVING] {
@@ -131,6 +150,7 @@ fn dv_rst_t_what_an_earlier_driver_left_is_scrubbed() {
 
 #[test]
 fn a_device_is_started_twice_with_other_ids_and_endpoints() {
+    let _proof = proves(Oracle::Model, &["DV-RST-T", "DV-CFG-4"]);
     let model = Model::new();
     model.with(|d| d.unit.quirks.state_outlives_reset = true);
     let first = start(&model, &[PLAIN, OTHER]);
@@ -165,6 +185,7 @@ fn requests_of_a_bring_up() -> usize {
 
 #[test]
 fn needs_reset_instead_of_an_answer_to_each_request_of_the_bring_up() {
+    let _proof = proves(Oracle::Model, &["GV-STAT-2", "GV-INIT-5"]);
     for k in 0..requests_of_a_bring_up() {
         let model = Model::new();
         model.script(move |seen| {
@@ -206,6 +227,7 @@ fn an_answer_that_never_comes_to_each_request_of_the_bring_up() {
 
 #[test]
 fn every_failing_status_to_each_endpoint_request_of_the_bring_up() {
+    let _proof = proves(Oracle::Model, &["GV-INIT-5", "DV-OPS-3"]);
     type Kind = (fn(&Request) -> bool, fn(RequestError) -> EndpointError);
     let kinds: [Kind; 3] = [
         (rig::is_probe, EndpointError::Probe),
@@ -243,6 +265,7 @@ fn every_failing_status_to_each_endpoint_request_of_the_bring_up() {
 
 #[test]
 fn dv_prb_2_an_endpoint_that_does_not_exist() {
+    let _proof = proves(Oracle::Model, &["DV-PRB-2"]);
     let model = Model::new();
     let error = try_start(&model, &[PLAIN, 0x999]).unwrap_err();
     assert_eq!(

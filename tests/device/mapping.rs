@@ -11,9 +11,11 @@ use crate::rig::{
 use virtio_iommu::{
     Access, AttachError, CreateError, Iova, IovaRange, MapError, MapOptions, UnmapError,
 };
+use xtask::conformance::{Oracle, proves};
 
 #[test]
 fn a_mapping_is_where_the_driver_says_and_nowhere_else() {
+    let _proof = proves(Oracle::Model, &["DN-INIT-1", "DN-UNMAP-2"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN]);
     let domain = domain(&iommu, 8, &[PLAIN]);
@@ -45,6 +47,7 @@ fn a_mapping_is_where_the_driver_says_and_nowhere_else() {
 
 #[test]
 fn dma_through_a_mapping_reads_and_writes_the_memory() {
+    let _proof = proves(Oracle::Model, &["DN-MAP-6"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN]);
     let domain = domain(&iommu, 8, &[PLAIN]);
@@ -66,6 +69,7 @@ fn dma_through_a_mapping_reads_and_writes_the_memory() {
 
 #[test]
 fn dn_map_1_6_flags_are_those_that_were_asked_for() {
+    let _proof = proves(Oracle::Model, &["DN-MAP-1", "DN-MAP-4", "DN-MAP-6"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN]);
     let domain = domain(&iommu, 8, &[PLAIN]);
@@ -102,6 +106,7 @@ fn endpoints_of_two_domains_do_not_see_each_others_mappings() {
 
 #[test]
 fn endpoints_of_one_domain_share_its_mappings_until_they_leave() {
+    let _proof = proves(Oracle::Model, &["DV-ATT-4"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN, OTHER]);
     let domain = domain(&iommu, 8, &[PLAIN]);
@@ -117,6 +122,7 @@ fn endpoints_of_one_domain_share_its_mappings_until_they_leave() {
 
 #[test]
 fn spec_trap_7_mappings_return_with_the_next_endpoint() {
+    let _proof = proves(Oracle::Model, &["DV-MAP-4"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN, OTHER]);
     let domain = domain(&iommu, 100, &[PLAIN]);
@@ -164,6 +170,7 @@ fn a_dropped_domain_leaves_nothing_and_its_id_is_used_again() {
 
 #[test]
 fn dn_ops_5_domain_ids_stay_in_the_range_and_end_with_it() {
+    let _proof = proves(Oracle::Ret, &["DN-OPS-5"]).and(Oracle::Model, &["DN-OPS-5"]);
     let model = Model::new();
     model.with(|d| d.config.domain_range = (7, 9));
     let iommu = start(&model, &[PLAIN]);
@@ -204,6 +211,7 @@ fn prepared(model: &Model) -> (rig::TestIommu, TestDomain) {
 
 #[test]
 fn dn_map_3_an_inverted_range_never_reaches_the_ring() {
+    let _proof = proves(Oracle::Ret, &["DN-MAP-3"]);
     let model = Model::new();
     model.with(|d| d.config.input_range = (0, u64::MAX));
     let (_iommu, domain) = prepared(&model);
@@ -216,6 +224,7 @@ fn dn_map_3_an_inverted_range_never_reaches_the_ring() {
 
 #[test]
 fn dn_ops_4_addresses_outside_the_input_range_never_reach_the_ring() {
+    let _proof = proves(Oracle::Ret, &["DN-OPS-4"]);
     let model = Model::new();
     let (_iommu, domain) = prepared(&model);
     let last = 0xff_ffff_f000;
@@ -268,6 +277,7 @@ fn the_pages_at_both_ends_of_the_space_are_never_handed_out() {
 
 #[test]
 fn dv_map_1_what_is_not_aligned_never_reaches_the_ring() {
+    let _proof = proves(Oracle::Ret, &["DV-MAP-1"]);
     let model = Model::new();
     let (_iommu, domain) = prepared(&model);
     for memory in [
@@ -297,6 +307,7 @@ fn dv_map_1_what_is_not_aligned_never_reaches_the_ring() {
 
 #[test]
 fn dv_map_1_a_granule_of_64_kib_is_honoured() {
+    let _proof = proves(Oracle::Ret, &["DV-MAP-1"]);
     let model = Model::new();
     model.with(|d| d.config.page_size_mask = 0xffff_ffff_ffff_0000);
     let iommu = start(&model, &[PLAIN]);
@@ -317,6 +328,7 @@ fn dv_map_1_a_granule_of_64_kib_is_honoured() {
 
 #[test]
 fn dv_map_2_addresses_in_use_never_reach_the_ring() {
+    let _proof = proves(Oracle::Ret, &["DV-MAP-2"]);
     let model = Model::new();
     let (_iommu, domain) = prepared(&model);
     for (at, count) in [
@@ -335,6 +347,7 @@ fn dv_map_2_addresses_in_use_never_reach_the_ring() {
 
 #[test]
 fn dn_resv_1_reserved_addresses_never_reach_the_ring() {
+    let _proof = proves(Oracle::Ret, &["DN-RESV-1", "DV-RSV-4"]);
     let model = Model::new();
     let (_iommu, domain) = prepared(&model);
     for region in REGIONS {
@@ -358,6 +371,7 @@ fn dn_resv_1_reserved_addresses_never_reach_the_ring() {
 
 #[test]
 fn dn_resv_1_no_address_in_a_reserved_region_is_handed_out() {
+    let _proof = proves(Oracle::Ret, &["DN-RESV-1", "DV-RSV-4"]);
     let model = Model::new();
     // Everything but three pages is reserved, and none of the borders is aligned.
     model.with(|d| {
@@ -386,6 +400,7 @@ fn dn_resv_1_no_address_in_a_reserved_region_is_handed_out() {
 
 #[test]
 fn dn_resv_1_an_endpoint_whose_regions_are_mapped_is_not_attached() {
+    let _proof = proves(Oracle::Ret, &["DN-RESV-1", "DV-ATT-11"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN, RESERVING]);
     let domain = domain(&iommu, 8, &[PLAIN]);
@@ -407,6 +422,7 @@ fn dn_resv_1_an_endpoint_whose_regions_are_mapped_is_not_attached() {
 
 #[test]
 fn dn_map_7_mmio_without_the_feature_never_reaches_the_ring() {
+    let _proof = proves(Oracle::Ret, &["DN-MAP-7"]);
     let model = Model::new();
     model.with(|d| d.knobs.offered &= !feature::MMIO);
     let (_iommu, domain) = prepared(&model);
@@ -417,6 +433,7 @@ fn dn_map_7_mmio_without_the_feature_never_reaches_the_ring() {
 
 #[test]
 fn dn_map_1_no_access_and_undefined_flags_never_reach_the_ring() {
+    let _proof = proves(Oracle::Ret, &["DN-MAP-1"]);
     let model = Model::new();
     let (_iommu, domain) = prepared(&model);
     let memory = phys(0x1_0000, GRANULE);
@@ -435,6 +452,7 @@ fn dn_map_1_no_access_and_undefined_flags_never_reach_the_ring() {
 
 #[test]
 fn dn_map_t1_a_domain_without_endpoints_does_not_exist() {
+    let _proof = proves(Oracle::Ret, &["DV-MAP-4"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN]);
     let domain = iommu.create_domain(4).unwrap();
@@ -513,6 +531,7 @@ fn map_all_wants_a_place_for_each_result() {
 
 #[test]
 fn dn_unmap_4_5_what_is_no_mapping_never_reaches_the_ring() {
+    let _proof = proves(Oracle::Ret, &["DN-UNMAP-4", "DN-UNMAP-5", "DV-UNM-5"]);
     let model = Model::new();
     let (_iommu, domain) = prepared(&model);
     for range in [
@@ -543,6 +562,7 @@ fn dn_unmap_4_5_what_is_no_mapping_never_reaches_the_ring() {
 
 #[test]
 fn dn_attach_refusals_send_nothing() {
+    let _proof = proves(Oracle::Ret, &["DV-ATT-3"]);
     let model = Model::new();
     let (iommu, domain) = prepared(&model);
     let other = iommu.create_domain(1).unwrap();
@@ -561,6 +581,7 @@ fn dn_attach_refusals_send_nothing() {
 
 #[test]
 fn dn_map_2_no_request_ever_makes_a_bypass_domain() {
+    let _proof = proves(Oracle::Model, &["DN-ATTACH-4"]);
     let model = Model::new();
     let (_iommu, domain) = prepared(&model);
     map(&domain, pages(&model, 1), RW).unwrap();

@@ -12,6 +12,7 @@ use crate::rig::{
 use virtio_iommu::{
     Access, IovaRange, MapError, MapOptions, Options, PhysRange, RequestError, Status,
 };
+use xtask::conformance::{Oracle, proves};
 
 const READ: MapOptions = MapOptions::new(Access::READ);
 
@@ -48,6 +49,7 @@ fn all_there(model: &Model, places: &[IovaRange], pieces: &[PhysRange]) {
 
 #[test]
 fn sixty_four_requests_take_one_kick() {
+    let _proof = proves(Oracle::Model, &["GV-NOTIF-1"]);
     let (model, _iommu, domain) = wide();
     let pieces = pieces(64);
     let (places, used) = kicks(&model, || map_all(&domain, &pieces, READ).unwrap());
@@ -75,6 +77,7 @@ fn more_than_a_batch_takes_a_kick_per_batch() {
 
 #[test]
 fn a_single_request_takes_one_kick() {
+    let _proof = proves(Oracle::Model, &["GV-NOTIF-1"]);
     let (model, _iommu, domain) = wide();
     let (at, used) = kicks(&model, || {
         map(&domain, phys(0x1_0000, GRANULE), RW).unwrap()
@@ -88,6 +91,7 @@ fn a_single_request_takes_one_kick() {
 
 #[test]
 fn answers_in_any_order_reach_those_who_asked() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-5"]);
     let mut orders = vec![Order::AnswerReversed, Order::Reversed];
     orders.extend((1..20).map(Order::AnswerShuffled));
     for order in orders {
@@ -197,6 +201,7 @@ fn a_roll_back_that_fails_exposes_and_quarantines() {
 
 #[test]
 fn a_ring_of_two_slots_carries_a_hundred_requests() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-2", "GV-VQ-3"]);
     for mode in [Mode::OnNotify, Mode::OnTick(1)] {
         let model = Model::new();
         model.with(|d| d.knobs.queue_sizes = [4, 4]);
@@ -213,6 +218,7 @@ fn a_ring_of_two_slots_carries_a_hundred_requests() {
 
 #[test]
 fn gv_vq_4_the_indices_wrap() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-4", "GV-VQ-2", "GV-VQ-3"]);
     let model = Model::new();
     model.with(|d| d.knobs.queue_sizes = [8, 4]);
     let iommu = start(&model, &[PLAIN]);
@@ -233,6 +239,7 @@ fn gv_vq_4_the_indices_wrap() {
 
 #[test]
 fn an_answer_swapped_among_sixty_four_is_noticed_or_harmless() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-5"]);
     for at in [0, 13, 63] {
         let (model, _iommu, domain) = wide();
         let mut maps = 0;

@@ -7,6 +7,7 @@ use crate::model::unit::Region;
 use crate::model::{Model, PLAIN, REGIONS, RESERVING};
 use crate::rig::{self, assert_clean, is_failed, start, try_start};
 use virtio_iommu::{EndpointError, EndpointId, ProbeError, RequestError, ReservedKind, StartError};
+use xtask::conformance::{Oracle, proves};
 
 const MSI: ReservedKind = ReservedKind::Msi;
 const RESERVED: ReservedKind = ReservedKind::Reserved;
@@ -71,6 +72,10 @@ fn regions_of_an_honest_device() {
 
 #[test]
 fn dn_probe_3_4_unknown_types_are_skipped_by_their_length() {
+    let _proof = proves(
+        Oracle::Model,
+        &["DN-PROBE-3", "DN-PROBE-4", "DN-PROBE-6", "DV-PRB-7"],
+    );
     let mut list = property(2, 6, &[0xff; 6]);
     list.extend(resv(1, 0x1000, 0x1fff));
     list.extend(property(0xfff, 0, &[]));
@@ -81,6 +86,7 @@ fn dn_probe_3_4_unknown_types_are_skipped_by_their_length() {
 
 #[test]
 fn dn_probe_4_a_longer_resv_mem_is_read_by_its_length() {
+    let _proof = proves(Oracle::Model, &["DN-PROBE-4", "DV-PRB-7"]);
     let mut value = resv_mem(0, [0; 3], 0x1000, 0x1fff);
     value.extend_from_slice(&[0xff; 8]);
     let mut list = property(PROBE_T_RESV_MEM, 28, &value);
@@ -91,6 +97,7 @@ fn dn_probe_4_a_longer_resv_mem_is_read_by_its_length() {
 
 #[test]
 fn dn_probe_5_6_a_property_with_reserved_bits_is_ignored_and_the_next_is_not() {
+    let _proof = proves(Oracle::Model, &["DN-PROBE-5", "DN-PROBE-6"]);
     for nibble in 1..16u16 {
         let kind = PROBE_T_RESV_MEM | nibble << 12;
         let value = resv_mem(0, [0; 3], 0x1000, 0x1fff);
@@ -113,6 +120,7 @@ fn type_0_ends_the_list() {
 
 #[test]
 fn a_list_that_fills_its_place_to_the_last_byte() {
+    let _proof = proves(Oracle::Model, &["DV-PRB-7"]);
     assert_eq!(
         parsed(resv(1, 0xfee0_0000, 0xfeef_ffff), 24),
         Ok(vec![(0xfee0_0000, 0xfeef_ffff, MSI)])
@@ -131,6 +139,7 @@ fn a_list_that_fills_its_place_to_the_last_byte() {
 
 #[test]
 fn dn_resv_2_reserved_bytes_are_ignored() {
+    let _proof = proves(Oracle::Model, &["DN-RESV-2"]);
     let value = resv_mem(1, [0xff, 1, 0x80], 0x1000, 0x1fff);
     let list = property(PROBE_T_RESV_MEM, 20, &value);
     assert_eq!(parsed(list, 512), Ok(vec![(0x1000, 0x1fff, MSI)]));
@@ -138,6 +147,7 @@ fn dn_resv_2_reserved_bytes_are_ignored() {
 
 #[test]
 fn dn_resv_3_unknown_subtypes_are_reserved() {
+    let _proof = proves(Oracle::Model, &["DN-RESV-3"]);
     for subtype in [2, 7, 0xff] {
         let list = resv(subtype, 0x1000, 0x1fff);
         assert_eq!(parsed(list, 512), Ok(vec![(0x1000, 0x1fff, RESERVED)]));
@@ -146,6 +156,7 @@ fn dn_resv_3_unknown_subtypes_are_reserved() {
 
 #[test]
 fn dv_rsv_2_3_overlapping_and_unsorted_regions_are_merged() {
+    let _proof = proves(Oracle::Model, &["DV-RSV-2", "DV-RSV-3"]);
     let list = [
         resv(0, 0x9000, 0x9fff),
         resv(0, 0x1000, 0x4fff),
@@ -166,6 +177,7 @@ fn dv_rsv_2_3_overlapping_and_unsorted_regions_are_merged() {
 
 #[test]
 fn regions_of_both_kinds_that_overlap_lose_no_address() {
+    let _proof = proves(Oracle::Model, &["DV-RSV-3"]);
     let list = [resv(1, 0x1000, 0x8fff), resv(0, 0x4000, 0x5fff)].concat();
     let found = parsed(list, 512).unwrap();
     for at in (0x1000..0x9000).step_by(0x800) {
@@ -187,6 +199,7 @@ fn the_whole_space_and_its_last_byte() {
 
 #[test]
 fn bad_input_a_list_that_overruns() {
+    let _proof = proves(Oracle::Model, &["DV-PRB-6"]);
     let value = resv_mem(0, [0; 3], 0x1000, 0x1fff);
     // The length leads beyond the end: by a byte, by all that fits in 16 bits.
     for (length, size) in [(21, 24), (20, 23), (u16::MAX, 512), (509, 512)] {
@@ -229,12 +242,14 @@ fn answered(answer: Answer) -> EndpointError {
 
 #[test]
 fn dn_ops_3_a_probe_that_comes_back_unwritten_failed() {
+    let _proof = proves(Oracle::Model, &["DN-OPS-3"]);
     let error = answered(Answer::unwritten());
     assert_eq!(error, EndpointError::Probe(RequestError::NotWritten));
 }
 
 #[test]
 fn dv_prb_8_a_tail_is_read_only_if_the_used_length_covers_it() {
+    let _proof = proves(Oracle::Model, &["DV-PRB-8", "DV-PRB-9", "GV-VQ-5"]);
     // QEMU with a place that is too small: the tail lies at its beginning, and the zeros at the
     // real place of the status look like OK.
     let mut bytes = vec![0; 512 + TAIL_LEN];
@@ -253,6 +268,7 @@ fn dv_prb_8_a_tail_is_read_only_if_the_used_length_covers_it() {
 
 #[test]
 fn dn_ops_2_dv_prb_10_rubbish_behind_the_end_of_the_list_changes_nothing() {
+    let _proof = proves(Oracle::Model, &["DN-OPS-2", "DV-PRB-10"]);
     let model = Model::new();
     let mut list = properties(&[Region::msi(0x1000, 0x1fff)]);
     list.extend(property(0, 0, &[]));

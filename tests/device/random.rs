@@ -10,6 +10,7 @@ use crate::model::unit::{Mapping, Region};
 use crate::model::{Model, OTHER, PLAIN, RESERVING};
 use crate::rig::{self, GRANULE, TestDomain, TestIommu, endpoint};
 use virtio_iommu::{Access, AttachError, Iova, MapError, MapOptions, UnmapError};
+use xtask::conformance::{Oracle, proves};
 
 const ENDPOINTS: [u32; 3] = [PLAIN, OTHER, RESERVING];
 /// The space: 64 granules, of which the first and the last are not handed out.
@@ -393,6 +394,7 @@ proptest! {
         setting in setting(),
         ops in proptest::collection::vec(op(), 1..60),
     ) {
+        let _proof = proves(Oracle::Model, &["DN-OPS-1", "DN-ATTACH-1", "DN-DETACH-1", "DN-UNMAP-1", "DN-PROBE-1", "DN-PROBE-2", "DN-OPS-5", "DN-MAP-6", "DN-UNMAP-2", "DV-ATT-4", "GV-VQ-2", "GV-VQ-4"]);
         let mut world = World::new(&setting);
         world.judge();
         for op in ops {

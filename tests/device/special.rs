@@ -10,6 +10,7 @@ use crate::rig::{self, GRANULE, RW, assert_clean, endpoint, phys, start, try_sta
 use virtio_iommu::{
     Access, AttachError, CreateError, IdentityDomain, Iova, MapError, PhysRange, RequestError,
 };
+use xtask::conformance::{Oracle, proves};
 
 type Identity = IdentityDomain<crate::model::platform::ModelPlatform>;
 
@@ -54,6 +55,7 @@ fn a_blocked_endpoint_reaches_nothing_but_its_messages() {
 
 #[test]
 fn an_identity_domain_has_its_ranges_and_no_reserved_region() {
+    let _proof = proves(Oracle::Model, &["DN-RESV-1"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN, RESERVING]);
     let (hole, messages) = (REGIONS[0], REGIONS[1]);
@@ -100,6 +102,7 @@ fn an_identity_domain_has_its_ranges_and_no_reserved_region() {
 
 #[test]
 fn an_endpoint_whose_regions_are_mapped_already_is_refused() {
+    let _proof = proves(Oracle::Model, &["DV-ATT-11"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN, RESERVING]);
     let identity = identity(&iommu, &[phys(0, 0x1000_0000)], RW);
@@ -142,6 +145,7 @@ fn an_identity_domain_that_cannot_be_mapped_has_no_endpoint() {
 
 #[test]
 fn a_bypassing_endpoint_reaches_everything_until_it_is_detached() {
+    let _proof = proves(Oracle::Model, &["DN-ATTACH-3", "DN-MAP-2", "DN-UNMAP-6"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN, OTHER]);
     let bypass = iommu.create_bypass_domain().unwrap();
@@ -160,6 +164,7 @@ fn a_bypassing_endpoint_reaches_everything_until_it_is_detached() {
 
 #[test]
 fn a_bypass_domain_that_was_not_confirmed_is_not_emptied_by_an_unmap() {
+    let _proof = proves(Oracle::Model, &["DN-UNMAP-6"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN]);
     let bypass = iommu.create_bypass_domain().unwrap();
@@ -177,6 +182,7 @@ fn a_bypass_domain_that_was_not_confirmed_is_not_emptied_by_an_unmap() {
 
 #[test]
 fn without_bypass_config_there_are_no_bypass_domains() {
+    let _proof = proves(Oracle::Ret, &["DN-ATTACH-T1"]);
     let model = Model::new();
     model.with(|d| d.knobs.offered &= !feature::BYPASS_CONFIG);
     let iommu = try_start(&model, &[PLAIN]).unwrap();

@@ -4,9 +4,11 @@ use crate::model::config::ResetBehaviour;
 use crate::model::{Model, PLAIN};
 use crate::rig::{self, ONE_WAIT, assert_clean, start};
 use virtio_iommu::EndpointId;
+use xtask::conformance::{Oracle, proves};
 
 #[test]
 fn shutdown_gives_all_memory_back() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-6"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN]);
     assert!(model.ram().live_pages() > 0);
@@ -31,6 +33,7 @@ fn shutdown_gives_all_memory_back() {
 
 #[test]
 fn the_last_handle_resets_the_device() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-6"]);
     let model = Model::new();
     let iommu = start(&model, &[PLAIN]);
     let clone = iommu.clone();
@@ -43,6 +46,7 @@ fn the_last_handle_resets_the_device() {
 
 #[test]
 fn an_unconfirmed_reset_keeps_the_memory_that_the_device_may_use() {
+    let _proof = proves(Oracle::Model, &["GV-VQ-6", "GV-RST-1"]);
     for by_drop in [false, true] {
         let mut model = Model::new();
         let iommu = start(&model, &[PLAIN]);

@@ -9,6 +9,7 @@ use crate::desk::{Buf, Desk, kinds, phys_of};
 use crate::model::PLAIN;
 use crate::model::platform::ModelPlatform;
 use crate::ways::done;
+use xtask::conformance::{Oracle, proves};
 
 type Parked = Deferred<Buf, FromDevice, ModelPlatform>;
 
@@ -50,6 +51,7 @@ fn using_it_again_takes_no_request() {
 
 #[test]
 fn neighbours_are_one_request_whatever_their_age() {
+    let _proof = proves(Oracle::Model, &["DN-UNMAP-2", "DN-UNMAP-3", "DV-UNM-7"]);
     let desk = desk(64, LONG);
     let mut list: Vec<_> = (0..40)
         .map(|_| desk.device.map::<FromDevice, _>(desk.alloc(1)).unwrap())
@@ -75,6 +77,7 @@ fn neighbours_are_one_request_whatever_their_age() {
 
 #[test]
 fn what_stays_between_them_is_spared() {
+    let _proof = proves(Oracle::Model, &["DN-UNMAP-2"]);
     let desk = desk(256, LONG);
     let list: Vec<_> = (0..260)
         .map(|_| desk.device.map::<FromDevice, _>(desk.alloc(1)).unwrap())

@@ -10,6 +10,7 @@ use crate::model::OTHER;
 use crate::model::unit::{Endpoint, Region};
 use crate::rig::endpoint;
 use crate::ways::done;
+use xtask::conformance::{Oracle, proves};
 
 fn piece(start: u64, len: u64) -> PhysRange {
     PhysRange::from_len(PhysAddr(start), len).unwrap()
@@ -196,6 +197,7 @@ fn as_many_mappings_and_parts_as_there_is_room_for() {
 
 #[test]
 fn nothing_wrong_reaches_the_ring() {
+    let _proof = proves(Oracle::Ret, &["DN-OPS-4", "DV-MAP-1", "DN-MAP-T1"]);
     let desk = Desk::new();
     let none = Vec::<crate::desk::Buf>::new();
     let half = || PhysRange::new(PhysAddr(0), PhysAddr(u64::MAX / 2)).unwrap();
@@ -232,6 +234,7 @@ fn nothing_wrong_reaches_the_ring() {
 
 #[test]
 fn granules_of_64_kib() {
+    let _proof = proves(Oracle::Ret, &["DV-MAP-1"]);
     let model = wide_model();
     model.with(|d| {
         d.config.page_size_mask = 0xffff_ffff_ffff_0000;

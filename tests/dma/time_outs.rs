@@ -10,6 +10,7 @@ use crate::model::spec::status;
 use crate::model::{Model, PLAIN};
 use crate::rig::{is_map, is_unmap};
 use crate::ways::done;
+use xtask::conformance::{Oracle, proves};
 
 const UNCONFIRMED: RequestError = RequestError::Unconfirmed;
 
@@ -243,6 +244,7 @@ fn one_slot_is_enough_for_a_list() {
 
 #[test]
 fn a_refusal_that_was_carried_out_all_the_same() {
+    let _proof = proves(Oracle::Model, &["DV-UNM-6"]);
     // UNMAP is done, and the device says that it was not.
     let desk = Desk::new();
     let mapping = desk.device.map::<ToDevice, _>(desk.alloc(1)).unwrap();

@@ -12,6 +12,7 @@ use crate::model::requests::Request;
 use crate::model::spec::{MAP_F_MMIO, MAP_F_WRITE, feature};
 use crate::model::{OTHER, PLAIN};
 use crate::rig::endpoint;
+use xtask::conformance::{Oracle, proves};
 
 /// Says that the endpoint is done.
 pub fn done<B, D>(mapping: Mapping<B, D, ModelPlatform>) -> Completed<B, D, ModelPlatform>
@@ -57,6 +58,7 @@ fn one_direction<D: Direction>(expected: (bool, bool)) {
 
 #[test]
 fn directions_are_rights() {
+    let _proof = proves(Oracle::Model, &["DN-MAP-6"]);
     one_direction::<ToDevice>((true, false));
     one_direction::<FromDevice>((false, true));
     one_direction::<Bidirectional>((true, true));
@@ -89,6 +91,7 @@ fn data_goes_both_ways_and_comes_back_with_the_buffer() {
 
 #[test]
 fn n_pieces_are_n_maps_with_one_kick_and_one_unmap() {
+    let _proof = proves(Oracle::Model, &["DN-UNMAP-2", "DV-UNM-7"]);
     let desk = Desk::new();
     let list: Vec<Buf> = (0..64).map(|i| desk.filled(1 + i % 3, i as u8)).collect();
     let pages: Vec<(u64, usize)> = list.iter().map(|b| (phys_of(b), b.len())).collect();
@@ -278,6 +281,7 @@ fn a_window_translates_by_offset_and_by_physical_address() {
 
 #[test]
 fn registers_of_another_device_carry_the_mmio_flag() {
+    let _proof = proves(Oracle::Model, &["DN-MAP-4"]);
     let desk = Desk::new();
     let bar = PhysRange::from_len(PhysAddr(0x4000_0000), 0x2000).unwrap();
     // SAFETY: nothing is there.
@@ -299,6 +303,7 @@ fn registers_of_another_device_carry_the_mmio_flag() {
 
 #[test]
 fn without_the_feature_there_is_no_mmio() {
+    let _proof = proves(Oracle::Ret, &["DN-MAP-7"]);
     let model = crate::desk::wide_model();
     model.with(|d| d.knobs.offered &= !feature::MMIO);
     let desk = Desk::on(model, DomainOptions::new(16), Default::default());
@@ -312,6 +317,7 @@ fn without_the_feature_there_is_no_mmio() {
 
 #[test]
 fn what_is_at_the_end_of_physical_memory_can_be_mapped() {
+    let _proof = proves(Oracle::Model, &["DN-MAP-T1"]);
     let desk = Desk::new();
     let last = PhysRange::new(PhysAddr(u64::MAX - 0xfff), PhysAddr(u64::MAX)).unwrap();
     let zero = PhysRange::from_len(PhysAddr(0), 0x1000).unwrap();

@@ -31,6 +31,7 @@ fn run() -> Run {
         elapsed: Duration::from_millis(250),
         wrong_sector: None,
         wrong_frames: None,
+        visits: Vec::new(),
     }
 }
 

@@ -27,6 +27,7 @@ pub fn audit(trace: &Trace, guest: &[(usize, Request)], expect: &Expect) -> Vec<
         guest: &guest,
         locks_bypass: expect.locks_bypass,
         pass_through: expect.pass_through,
+        together: expect.together,
         config: trace.config(),
         device: trace.iommu(),
         ..Auditor::default()
@@ -111,6 +112,8 @@ struct Auditor<'a> {
     locked: bool,
     /// Whether the scenario wants domains that are not translated.
     pass_through: bool,
+    /// Endpoints that cannot be told apart.
+    together: &'a [u32],
     complete: usize,
     failed: usize,
     /// The start before this one failed.
@@ -337,6 +340,11 @@ impl Auditor<'_> {
         let clash = members.any(|endpoint| self.hits(endpoint, range));
         drop(members);
         self.forbid_if(clash, line, Rule::Reserved);
+        let inside = self.book.members(domain);
+        let inside = inside.filter(|endpoint| self.together.contains(endpoint));
+        let inside = inside.count();
+        let apart = inside != 0 && inside != self.together.len();
+        self.forbid_if(apart, line, Rule::Together);
     }
 
     fn hits(&self, endpoint: u32, range: Range) -> bool {

@@ -67,6 +67,8 @@ pub struct Expect {
     pub locks_bypass: bool,
     /// Whether endpoints may be attached to domains that are not translated.
     pub pass_through: bool,
+    /// Endpoints that cannot be told apart: where one of them is when something is mapped, all are.
+    pub together: &'static [u32],
     /// Whether the device refuses a request, other than a purge of a domain that does not exist.
     pub refusals: bool,
 }
@@ -90,6 +92,7 @@ impl Expect {
         input_end: None,
         locks_bypass: true,
         pass_through: false,
+        together: &[],
         refusals: false,
     };
 

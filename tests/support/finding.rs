@@ -1,6 +1,7 @@
 //! What can be wrong with a trace.
 
 use super::expect::Kind;
+use super::registers::Misuse;
 use super::request::{Range, Request, Status};
 use super::trace::Event;
 use std::fmt;
@@ -93,6 +94,13 @@ pub enum Finding {
     Machine(&'static str),
     /// The trace shows nothing of the IOMMU, or something where there is none.
     Absent,
+    /// Registers of the transport are not used as they must be.
+    Registers {
+        /// Line of the trace.
+        line: usize,
+        /// What was done.
+        misuse: Misuse,
+    },
 }
 
 /// Rules that QEMU does not check.
@@ -118,6 +126,8 @@ pub enum Rule {
     ProbeFirst,
     /// No queue is notified before DRIVER_OK.
     EarlyKick,
+    /// Endpoints that cannot be told apart are in one domain.
+    Together,
     /// `bypass` is written 0 between DRIVER_OK and the first ATTACH, and nothing else is ever written to it.
     Bypass,
 }
@@ -194,6 +204,9 @@ impl fmt::Display for Finding {
             Self::Refusals(true) => write!(f, "the device refused a request"),
             Self::Refusals(false) => write!(f, "the device refused no request"),
             Self::Machine(what) => write!(f, "the machine is not as asked for: {what}"),
+            Self::Registers { line, misuse } => {
+                write!(f, "trace line {line}: registers: {misuse:?}")
+            }
             Self::Absent => write!(f, "an IOMMU is traced where there is none, or the reverse"),
         }
     }

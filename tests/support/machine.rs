@@ -2,9 +2,11 @@
 
 use super::disk::Drive;
 use super::peer::Peer;
+use super::qmp::{MARK, Visit};
 use super::scenarios::{Clock, Scenario};
-use super::trace;
 use super::verdict::{End, Run};
+use super::{registers, trace};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -12,8 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use std::{env, fs};
 use xtask::kernel::{self, KernelError};
+use xtask::monitor::Monitor;
 use xtask::qemu::{Qemu, QemuError, machine_arguments};
-use xtask::vm::{self, Echo, Exit, Limits};
+use xtask::vm::{self, Echo, Exit, Hold, Limits};
 use xtask::{Arch, demo};
 
 /// How long a VM may run, before the factor of [`FACTOR_VARIABLE`].
@@ -111,7 +114,7 @@ pub fn boot(host: &Host, scenario: &Scenario, append: &str, limit: Duration) -> 
     if scenario.clock == Clock::Instructions {
         command.args(demo::CLOCK);
     }
-    for pattern in trace::PATTERNS {
+    for pattern in trace::PATTERNS.iter().chain(registers::PATTERNS) {
         command.args(["-trace", pattern]);
     }
     let name = format!("{}-{}", host.qemu.arch, scenario.name);
@@ -127,7 +130,10 @@ pub fn boot(host: &Host, scenario: &Scenario, append: &str, limit: Duration) -> 
     }
     let peer = scenario.peer.map(Peer::start);
     command.args(peer.iter().flat_map(Peer::arguments));
-    let run = watch(command, &version, &name, limit);
+    let run = match scenario.holds {
+        [] => watch(command, &version, &name, limit),
+        holds => watch_holding(command, &version, &name, limit, holds),
+    };
     let wrong =
         |(drive, image): &(Drive, Scratch)| drive.judge(fs::read(&image.file).ok().as_deref());
     Run {
@@ -138,7 +144,37 @@ pub fn boot(host: &Host, scenario: &Scenario, append: &str, limit: Duration) -> 
 }
 
 /// Runs a command as a VM that may write a trace: the file behind `-D` is added here.
-pub fn watch(mut command: Command, version: &str, name: &str, limit: Duration) -> Run {
+pub fn watch(command: Command, version: &str, name: &str, limit: Duration) -> Run {
+    watch_holding(command, version, name, limit, &[])
+}
+
+/// As [`watch`]; if the guest is to wait, QEMU's monitor is asked about the device meanwhile.
+fn watch_holding(
+    mut command: Command,
+    version: &str,
+    name: &str,
+    limit: Duration,
+    holds: &[&str],
+) -> Run {
+    let socket = Scratch::socket();
+    if !holds.is_empty() {
+        let mut server = OsString::from("unix:");
+        server.push(&socket.file);
+        server.push(",server=on,wait=off");
+        command.arg("-qmp").arg(server);
+    }
+    let mut visits = Vec::new();
+    let mut visit = |word: &str| {
+        let seen = Monitor::connect(&socket.file).and_then(|mut monitor| monitor.snapshot());
+        visits.push(Visit {
+            hold: word.to_owned(),
+            seen: seen.map_err(|error| error.to_string()),
+        });
+    };
+    let hold = (!holds.is_empty()).then_some(Hold {
+        mark: MARK,
+        visit: &mut visit,
+    });
     let trace = Scratch::new(name, "trace");
     command.arg("-D").arg(&trace.file);
     let limits = Limits {
@@ -146,8 +182,9 @@ pub fn watch(mut command: Command, version: &str, name: &str, limit: Duration) -
         output: OUTPUT,
         files: vec![(trace.file.clone(), TRACE)],
     };
-    let outcome = vm::run(command, &limits, Echo::Quiet);
+    let outcome = vm::run_holding(command, &limits, Echo::Quiet, hold);
     Run {
+        visits,
         command_line: outcome.command_line,
         version: version.to_owned(),
         end: match outcome.exit {
@@ -180,6 +217,16 @@ impl Scratch {
         let name = format!("{name}-{}-{number}.{extension}", std::process::id());
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         Self { file }
+    }
+
+    /// A place for a socket, whose path may not be long.
+    fn socket() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("viommu-{}-{number}.qmp", std::process::id());
+        Self {
+            file: env::temp_dir().join(name),
+        }
     }
 }
 

@@ -43,6 +43,8 @@ pub struct Log {
     pub requests: Vec<(usize, Request)>,
     /// What a benchmark has measured.
     pub figures: Vec<Figure>,
+    /// The moments at which the guest waited to be looked at.
+    pub holds: Vec<String>,
 }
 
 impl Log {
@@ -281,6 +283,10 @@ impl Reader {
             "bench" => {
                 let figure = Figure::parse(rest).map_err(|_| Flaw::BadFigure)?;
                 self.log.figures.push(figure);
+                Ok(())
+            }
+            "hold" if !rest.is_empty() && !rest.contains(char::is_whitespace) => {
+                self.log.holds.push(rest.to_owned());
                 Ok(())
             }
             "end" => self.end(rest),

@@ -11,6 +11,7 @@ use super::expect::{Expect, Kind, Region, WantedFault};
 use super::peer::Frames;
 use super::request::Range;
 use super::verdict::Wanted;
+use xtask::conformance::Oracle;
 use xtask::{Arch, demo};
 
 /// How the guest's clock runs.
@@ -59,13 +60,20 @@ pub struct Scenario {
     pub skips: &'static [&'static str],
     /// What the trace must show.
     pub expect: fn(Arch) -> Expect,
+    /// The moments at which the guest waits, for QEMU's monitor to be asked.
+    pub holds: &'static [&'static str],
+    /// The rules that the run proves, by which oracle.
+    pub proves: &'static [(Oracle, &'static [&'static str])],
 }
 
 impl Scenario {
     /// The boot arguments.
     pub fn append(&self) -> String {
         match self.boot {
-            Boot::Scenario => format!("scenario={}", self.guest.unwrap_or(self.name)),
+            Boot::Scenario => {
+                let hold = if self.holds.is_empty() { "" } else { " hold" };
+                format!("scenario={}{hold}", self.guest.unwrap_or(self.name))
+            }
             Boot::Demo => "run=demo".into(),
         }
     }
@@ -98,6 +106,8 @@ const BASE: Scenario = Scenario {
     clock: Clock::Instructions,
     skips: &[],
     expect: plain,
+    holds: &[],
+    proves: &[],
 };
 
 const IOMMU: &str = "virtio-iommu-pci";

@@ -304,7 +304,12 @@ fn event(line: &str) -> Option<Option<Event>> {
                 device: u64_of(device)?,
             }
         }
-        _ if name.starts_with("virtio_iommu_") => return Some(None),
+        _ if ["virtio_iommu_", "virtio_mmio_", "virtio_pci_"]
+            .iter()
+            .any(|known| name.starts_with(known)) =>
+        {
+            return Some(None);
+        }
         _ => return None,
     }))
 }

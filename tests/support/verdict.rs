@@ -5,7 +5,9 @@ use super::disk::WrongSector;
 use super::expect::Expect;
 use super::finding::Finding;
 use super::peer::WrongFrames;
+use super::qmp::{Visit, Wrong};
 use super::records::{self, Broken, Check, Log, Outcome};
+use super::registers;
 use super::request::Request;
 use super::trace::{Trace, Unreadable};
 use std::fmt::{self, Write};
@@ -55,6 +57,8 @@ pub struct Run {
     pub wrong_sector: Option<WrongSector>,
     /// What is wrong with what the guest sent, if there was a peer.
     pub wrong_frames: Option<WrongFrames>,
+    /// What QEMU's monitor said, each time that the guest waited.
+    pub visits: Vec<Visit>,
 }
 
 /// What a run is asked for.
@@ -99,6 +103,8 @@ pub enum Reason {
     Disk(WrongSector),
     /// The guest did not send what it was to send.
     Peer(WrongFrames),
+    /// QEMU's monitor shows what must not be.
+    Monitor(Wrong),
 }
 
 /// Judges a run. No reason means green.
@@ -135,7 +141,9 @@ fn trace(text: Option<&str>, guest: &[(usize, Request)], expect: &Expect) -> Vec
     match Trace::parse(text) {
         Err(line) => vec![Reason::Unreadable(line)],
         Ok(trace) => {
-            let findings = audit(&trace, guest, expect);
+            let mut findings = audit(&trace, guest, expect);
+            let misused = registers::judge(text).into_iter();
+            findings.extend(misused.map(|(line, misuse)| Finding::Registers { line, misuse }));
             findings.into_iter().map(Reason::Trace).collect()
         }
     }
@@ -222,6 +230,7 @@ impl fmt::Display for Reason {
                 )
             }
             Self::Trace(finding) => write!(f, "{finding}"),
+            Self::Monitor(wrong) => write!(f, "{wrong}"),
             Self::Peer(wrong) => write!(f, "the peer of the network: {wrong:?}"),
             Self::Disk(WrongSector { drive, sector }) => {
                 write!(

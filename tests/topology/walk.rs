@@ -7,6 +7,7 @@ use virtio_iommu::topology::{
 };
 
 use crate::config_space::{Model, Port, ROOT};
+use xtask::conformance::{Oracle, proves};
 
 pub const IOMMU: (u16, u16) = (0x1af4, 0x1057);
 pub const EDU: (u16, u16) = (0x1234, 0x11e8);
@@ -488,6 +489,7 @@ fn bus_and_cpu_addresses_may_differ() {
 
 #[test]
 fn the_fallback_finds_the_iommu_by_its_id() {
+    let _proof = proves(Oracle::Model, &["GV-PCI-1"]);
     let mut model = Model::new();
     model.device(ROOT, 5, 0, IOMMU);
     let port = model.bridge(ROOT, 6, 0, Port::Root);

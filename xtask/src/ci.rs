@@ -60,11 +60,7 @@ pub fn check(archs: &[Arch]) -> Result<(), CheckError> {
 /// [`CheckError`].
 pub fn test(archs: &[Arch], filter: Option<&str>) -> Result<(), CheckError> {
     let mut words = [&["test"], &HOST[..]].concat();
-    let selected = match archs {
-        [arch] => arch.name(),
-        _ => "all",
-    };
-    let variables = [(REQUIRE_QEMU, "1"), (ARCH_VARIABLE, selected)];
+    let variables = [(REQUIRE_QEMU, "1"), (ARCH_VARIABLE, selected(archs))];
     match filter {
         // Here, and not in the tests: its progress is shown.
         None => {
@@ -80,6 +76,29 @@ pub fn test(archs: &[Arch], filter: Option<&str>) -> Result<(), CheckError> {
         }
     }
     cargo("tests", &words, &variables)
+}
+
+/// Runs all tests, also behind one that is red, with more in their environment.
+///
+/// # Errors
+///
+/// [`CheckError`].
+pub fn test_keeping(archs: &[Arch], more: &[(&str, &str)]) -> Result<(), CheckError> {
+    for &arch in archs {
+        kernel::build(arch)?;
+    }
+    let words = [&["test", "--no-fail-fast"], &HOST[..]].concat();
+    let selected = selected(archs);
+    let variables = [(REQUIRE_QEMU, "1"), (ARCH_VARIABLE, selected)];
+    cargo("tests", &words, &[&variables, more].concat())
+}
+
+/// What the tests are told of the architectures.
+fn selected(archs: &[Arch]) -> &'static str {
+    match archs {
+        [arch] => arch.name(),
+        _ => "all",
+    }
 }
 
 /// Builds the tests, and lists those that `words` would run.

@@ -8,18 +8,22 @@
 //! | [`toolchain`] | which compiler can build for bare metal, and with which linker |
 //! | [`kernel`] | builds and lints `boot/` |
 //! | [`qemu`] | finds QEMU, writes its command line |
+//! | [`monitor`] | asks a running QEMU about its devices |
 //! | [`vm`] | runs one VM under a watchdog, captures what it says |
 //! | [`demo`] | the machine and the verdict of `cargo xtask run` |
 //! | [`mod@bench`] | benchmarks on the host and in the guest, their data and their page |
 //! | [`ci`] | formatting, lints, documentation, tests |
+//! | [`conformance`] | the rules of the specification, who proves them, the pages |
 //! | [`command`], [`progress`] | other programs, run with a bounded log and a progress line |
 
 pub mod arch;
 pub mod bench;
 pub mod ci;
 pub mod command;
+pub mod conformance;
 pub mod demo;
 pub mod kernel;
+pub mod monitor;
 pub mod progress;
 pub mod qemu;
 pub mod setup;

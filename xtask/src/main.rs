@@ -12,7 +12,7 @@ use xtask::bench::io::linux::LinuxGuest;
 use xtask::qemu::Qemu;
 use xtask::setup::linux::Linux;
 use xtask::setup::{self, Options, SetupError};
-use xtask::{bench, ci, demo, kernel};
+use xtask::{bench, ci, conformance, demo, kernel};
 
 /// Sets up, builds, runs, tests and measures virtio-iommu. Every command first makes sure of what it needs.
 #[derive(Parser)]
@@ -51,6 +51,9 @@ enum Task {
         /// Boot the kernel on this architecture only, or on `all`, which is the default
         #[arg(long)]
         arch: Option<Archs>,
+        /// Write docs/conformance.json of what each test proves, and its pages
+        #[arg(long, conflicts_with = "filter")]
+        report: bool,
         #[command(flatten)]
         consent: Consent,
         /// Only the tests whose name contains this
@@ -189,12 +192,17 @@ fn run(task: Task) -> Result<(), Box<dyn Error>> {
         }
         Task::Test {
             arch,
+            report,
             consent,
             filter,
         } => {
             let archs = Archs::or_selected(arch)?;
             setup::ensure(&archs, consent.options(false))?;
-            ci::test(&archs, filter.as_deref())?;
+            if report {
+                conformance::report::run(&archs)?;
+            } else {
+                ci::test(&archs, filter.as_deref())?;
+            }
         }
         Task::Bench {
             arch,

@@ -8,10 +8,10 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::Arc as Shared;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use rustix::process::{
@@ -188,6 +188,44 @@ impl Drop for Group {
     }
 }
 
+/// What is done with a VM that waits in the middle of its work.
+///
+/// It says so by a line that begins with the mark, followed by a word, and goes on when it is
+/// given a line on its standard input.
+pub struct Hold<'a> {
+    /// How the line begins.
+    pub mark: &'static str,
+    /// Called with the word behind the mark. The time that it takes counts for the VM's own.
+    pub visit: &'a mut dyn FnMut(&str),
+}
+
+impl fmt::Debug for Hold<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Hold").field(&self.mark).finish()
+    }
+}
+
+/// Looks for lines with the mark of a [`Hold`].
+struct Marks {
+    mark: &'static str,
+    /// Where the first line begins that has not come to its end.
+    line: usize,
+    found: Sender<String>,
+}
+
+impl Marks {
+    fn look(&mut self, text: &[u8]) {
+        while let Some(end) = text[self.line..].iter().position(|byte| *byte == b'\n') {
+            let line = String::from_utf8_lossy(&text[self.line..self.line + end]);
+            if let Some(word) = line.trim_end().strip_prefix(self.mark) {
+                // Nobody listens any more to a VM that has ended.
+                let _ = self.found.send(word.to_owned());
+            }
+            self.line += end + 1;
+        }
+    }
+}
+
 /// One pipe of the VM, drained by a thread so that it can never fill.
 struct Drain {
     full: Shared<AtomicBool>,
@@ -199,6 +237,7 @@ impl Drain {
         mut pipe: impl Read + Send + 'static,
         limit: usize,
         mut echo: Option<impl Write + Send + 'static>,
+        mut marks: Option<Marks>,
     ) -> Self {
         let full = Shared::new(AtomicBool::new(false));
         let (send, bytes) = channel();
@@ -215,6 +254,9 @@ impl Drain {
                 };
                 let room = limit.saturating_sub(kept.len()).min(length);
                 kept.extend_from_slice(&chunk[..room]);
+                if let Some(marks) = &mut marks {
+                    marks.look(&kept);
+                }
                 if let Some(echo) = &mut echo {
                     let _ = echo.write_all(&chunk[..room]);
                     let _ = echo.flush();
@@ -242,11 +284,26 @@ impl Drain {
 
 /// Runs a command as a VM: without standard input, in a process group of its own.
 #[must_use]
-pub fn run(mut command: Command, limits: &Limits, echo: Echo) -> Outcome {
+pub fn run(command: Command, limits: &Limits, echo: Echo) -> Outcome {
+    run_holding(command, limits, echo, None)
+}
+
+/// As [`run`], for a VM that waits where it is to be looked at.
+#[must_use]
+pub fn run_holding(
+    mut command: Command,
+    limits: &Limits,
+    echo: Echo,
+    hold: Option<Hold<'_>>,
+) -> Outcome {
     let command_line = command::command_line(&command);
     let started = Instant::now();
+    let stdin = match hold {
+        Some(_) => Stdio::piped(),
+        None => Stdio::null(),
+    };
     command
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
@@ -280,19 +337,31 @@ pub fn run(mut command: Command, limits: &Limits, echo: Echo) -> Outcome {
         }
     };
     let live = echo == Echo::Live;
+    let (found, held) = channel();
+    let marks = hold.as_ref().map(|hold| Marks {
+        mark: hold.mark,
+        line: 0,
+        found,
+    });
+    let mut holding = hold.map(|hold| Holding {
+        hold,
+        held,
+        input: child.stdin.take(),
+    });
     let stdout = child
         .stdout
         .take()
-        .map(|pipe| Drain::start(pipe, limits.output, live.then(io::stdout)));
+        .map(|pipe| Drain::start(pipe, limits.output, live.then(io::stdout), marks));
     let stderr = child
         .stderr
         .take()
-        .map(|pipe| Drain::start(pipe, limits.output, live.then(io::stderr)));
+        .map(|pipe| Drain::start(pipe, limits.output, live.then(io::stderr), None));
     let mut group = Group {
         child,
         ended: false,
     };
-    outcome.exit = watch(&mut group, limits, started, [&stdout, &stderr]);
+    let pipes = [&stdout, &stderr];
+    outcome.exit = watch(&mut group, limits, started, pipes, holding.as_mut());
     outcome.elapsed = started.elapsed();
     // Before the pipes are read to their end: nobody of the group keeps them open then.
     drop(group);
@@ -301,11 +370,30 @@ pub fn run(mut command: Command, limits: &Limits, echo: Echo) -> Outcome {
     outcome
 }
 
+/// A VM that may wait.
+struct Holding<'a> {
+    hold: Hold<'a>,
+    held: Receiver<String>,
+    input: Option<ChildStdin>,
+}
+
+impl Holding<'_> {
+    /// Visits the VM if it waits, and lets it go on.
+    fn poll(&mut self) {
+        if let Ok(word) = self.held.try_recv() {
+            (self.hold.visit)(&word);
+            // It may have ended meanwhile, which is noticed elsewhere.
+            let _ = self.input.as_mut().map(|input| input.write_all(b"\n"));
+        }
+    }
+}
+
 fn watch(
     group: &mut Group,
     limits: &Limits,
     started: Instant,
     [stdout, stderr]: [&Option<Drain>; 2],
+    mut holding: Option<&mut Holding<'_>>,
 ) -> Exit {
     let is_full = |drain: &Option<Drain>| drain.as_ref().is_some_and(Drain::is_full);
     let reason = loop {
@@ -320,6 +408,9 @@ fn watch(
             }
             Ok(None) => {}
             Err(error) => return Exit::NotStarted(error),
+        }
+        if let Some(holding) = &mut holding {
+            holding.poll();
         }
         if is_full(stdout) {
             break Exit::TooMuchOutput(Stream::Stdout);
@@ -372,6 +463,20 @@ mod tests {
         assert!(matches!(outcome.exit, Exit::Code(33)), "{outcome:?}");
         assert_eq!(outcome.stdout, b"out\n");
         assert_eq!(outcome.stderr, b"err\n");
+    }
+
+    #[test]
+    fn a_vm_that_waits_is_visited_and_goes_on() {
+        let script = "echo a; echo '@ hold one'; read x; echo '@ hold two'; read x; exit 33";
+        let mut words = Vec::new();
+        let mut visit = |word: &str| words.push(word.to_owned());
+        let hold = Hold {
+            mark: "@ hold ",
+            visit: &mut visit,
+        };
+        let outcome = run_holding(shell(script), &short(), Echo::Quiet, Some(hold));
+        assert!(matches!(outcome.exit, Exit::Code(33)), "{outcome:?}");
+        assert_eq!(words, ["one", "two"]);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub fn root_port(report: &mut Report, firmware: &Firmware) -> Checked {
 
 /// `mmio`: an IOMMU that no firmware describes, on virtio-mmio, with a table of the kernel's own.
 pub fn mmio(report: &mut Report, firmware: &Firmware) -> Checked {
-    report.plan(3 + FACTS_CHECKS + CYCLE_CHECKS + SHUT_DOWN_CHECKS);
+    report.plan(5 + FACTS_CHECKS + CYCLE_CHECKS + SHUT_DOWN_CHECKS);
     let mut lab = Lab::open(report, firmware, 1)?;
     report.equal(
         "no_firmware_describes_it",
@@ -64,6 +64,9 @@ pub fn mmio(report: &mut Report, firmware: &Firmware) -> Checked {
     // The limits that machines put on their IOMMU are not for this one.
     facts(report, &iommu, endpoint, 4096, u64::MAX);
     cycle(report, &iommu, &mut lab.edus[0], endpoint)?;
+    // Its faults were polled for, and it has asked for attention all the same.
+    report.that("it_interrupts", iommu.handle_interrupt().raised);
+    report.that("and_is_acknowledged", !iommu.handle_interrupt().raised);
     shut_down(report, iommu, before)
 }
 

@@ -7,6 +7,7 @@ use virtio_iommu::{DomainRange, EndpointId, Iommu, Options, StartError};
 
 use crate::arch::Firmware;
 use crate::buffer::{Buffer, Pattern};
+use crate::console;
 use crate::counted::Counted;
 use crate::edu::{Edu, EduError};
 use crate::machine::Machine;
@@ -95,7 +96,11 @@ impl Lab {
         options: Options<'_>,
     ) -> Checked<Result<Iommu<KernelPlatform>, StartError>> {
         let transport = Counted(report.need("transport", self.machine.iommu_transport())?);
-        Ok(Iommu::start(transport, KernelPlatform, endpoints, options))
+        let started = Iommu::start(transport, KernelPlatform, endpoints, options);
+        if started.is_ok() {
+            hold(report, "running")?;
+        }
+        Ok(started)
     }
 
     /// The PCI function of the IOMMU.
@@ -106,6 +111,12 @@ impl Lab {
         };
         report.need("iommu_on_pci", function)
     }
+}
+
+/// Waits until the machine was looked at, if it is to be.
+pub fn hold(report: &mut Report, moment: &str) -> Checked {
+    let looked = console::hold(moment).then_some(());
+    report.need("hold", looked.ok_or("nobody has looked at the machine"))
 }
 
 /// Memory for a device, filled with a pattern.

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use virtio_iommu::{Access, Iova, IovaRange, MapOptions, PhysRange};
 
-use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, buffer, done, shut_down};
+use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, buffer, done, hold, shut_down};
 use crate::arch::Firmware;
 use crate::buffer::Pattern;
 use crate::edu::{self, MAX_TRANSFER};
@@ -182,6 +182,7 @@ pub fn event_overflow(report: &mut Report, firmware: &Firmware) -> Checked {
         counters.malformed + counters.ignored,
         0,
     );
+    hold(report, "polled")?;
     drop(domain);
     shut_down(report, iommu, before)
 }

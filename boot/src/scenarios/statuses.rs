@@ -6,7 +6,7 @@ use virtio_iommu::{
     Options, RequestError, StartError, Status, UnmapError,
 };
 
-use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, buffer, shut_down};
+use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, buffer, hold, shut_down};
 use crate::arch::Firmware;
 use crate::buffer::Pattern;
 use crate::logger;
@@ -48,6 +48,7 @@ pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
         status.contains(DeviceStatus::FAILED) && !status.contains(DeviceStatus::DRIVER_OK),
     );
     core::mem::forget(transport);
+    hold(report, "failed")?;
     let iommu = lab.start(report)?;
 
     // From here on the driver says no by itself.

@@ -31,6 +31,7 @@ pub const ROWS: &[Scenario] = &[
             merged: 8,
             ..machine(arch)
         },
+        proves: &[(Oracle::Trace, &["DN-UNMAP-2", "DN-UNMAP-3", "DV-UNM-7"])],
         ..BASE
     },
     Scenario {

@@ -20,6 +20,39 @@ const TWO_AT_ONCE: Scenario = Scenario {
 pub const ROWS: &[Scenario] = &[
     Scenario {
         name: "basic",
+        holds: &["running"],
+        proves: &[
+            (
+                Oracle::Trace,
+                &[
+                    "GV-INIT-1",
+                    "GV-INIT-6",
+                    "GV-STAT-1",
+                    "DN-INIT-2",
+                    "DN-CFG-1",
+                    "DN-CFG-3",
+                    "GV-NOTIF-1",
+                    "GV-PCI-4",
+                    "DN-UNMAP-2",
+                ],
+            ),
+            (
+                Oracle::Qmp,
+                &[
+                    "DN-FEAT-1",
+                    "GV-FEAT-1",
+                    "GV-V1",
+                    "GV-VQ-1",
+                    "GV-PCI-3",
+                    "DN-PROBE-1",
+                    "DN-FAULT-T1",
+                ],
+            ),
+            (
+                Oracle::Dma,
+                &["DV-ATT-12", "DV-DET-4", "DV-OPS-6", "DV-FLT-R", "DV-CFG-3"],
+            ),
+        ],
         ..BASE
     },
     Scenario {
@@ -30,6 +63,7 @@ pub const ROWS: &[Scenario] = &[
             faults: &[WITHOUT_DOMAIN, UNMAPPED, READ, WRITTEN],
             ..machine(arch)
         },
+        proves: &[(Oracle::Dma, &["DN-MAP-6", "DV-MAP-6", "DV-OPS-6"])],
         ..BASE
     },
     Scenario {
@@ -86,6 +120,34 @@ pub const ROWS: &[Scenario] = &[
             maps: 4,
             ..plain(arch)
         },
+        holds: &["running"],
+        proves: &[
+            (
+                Oracle::Trace,
+                &[
+                    "GV-INIT-1",
+                    "GV-INIT-6",
+                    "GV-STAT-1",
+                    "DN-INIT-2",
+                    "DN-CFG-1",
+                    "DN-CFG-3",
+                    "GV-NOTIF-1",
+                ],
+            ),
+            (
+                Oracle::Qmp,
+                &[
+                    "DN-FEAT-1",
+                    "GV-FEAT-1",
+                    "GV-V1",
+                    "GV-VQ-1",
+                    "GV-PCI-3",
+                    "DN-PROBE-1",
+                    "DN-FAULT-T1",
+                ],
+            ),
+            (Oracle::Dma, &["DV-OPS-6"]),
+        ],
         ..BASE
     },
     Scenario {
@@ -102,6 +164,7 @@ pub const ROWS: &[Scenario] = &[
             input_end: Some((1 << 39) - 1),
             ..machine(arch)
         },
+        proves: &[(Oracle::Trace, &["DN-OPS-4"])],
         ..BASE
     },
     Scenario {
@@ -112,6 +175,19 @@ pub const ROWS: &[Scenario] = &[
             granule: Some(0x1_0000),
             ..plain(arch)
         },
+        holds: &["running"],
+        proves: &[(
+            Oracle::Qmp,
+            &[
+                "DN-FEAT-1",
+                "GV-FEAT-1",
+                "GV-V1",
+                "GV-VQ-1",
+                "GV-PCI-3",
+                "DN-PROBE-1",
+                "DN-FAULT-T1",
+            ],
+        )],
         ..BASE
     },
     Scenario {
@@ -131,6 +207,23 @@ pub const ROWS: &[Scenario] = &[
             faults: &[UNMAPPED],
             ..machine(arch)
         },
+        holds: &["running"],
+        proves: &[
+            (Oracle::Trace, &["DN-CFG-1"]),
+            (
+                Oracle::Qmp,
+                &[
+                    "GV-ACC",
+                    "DN-FEAT-1",
+                    "GV-FEAT-1",
+                    "GV-V1",
+                    "GV-VQ-1",
+                    "GV-PCI-3",
+                    "DN-PROBE-1",
+                    "DN-FAULT-T1",
+                ],
+            ),
+        ],
         ..BASE
     },
     Scenario {
@@ -150,6 +243,7 @@ pub const ROWS: &[Scenario] = &[
             faults: &[UNMAPPED],
             ..machine(arch)
         },
+        proves: &[(Oracle::Trace, &["DN-RESV-1", "DN-INIT-2"])],
         ..BASE
     },
     Scenario {
@@ -162,6 +256,26 @@ pub const ROWS: &[Scenario] = &[
             faults: &[WITHOUT_DOMAIN, UNMAPPED],
             ..machine(arch)
         },
+        holds: &["running", "running", "running"],
+        proves: &[
+            (Oracle::Trace, &["GV-INIT-1", "GV-STAT-1"]),
+            (
+                Oracle::Qmp,
+                &[
+                    "DN-FEAT-1",
+                    "GV-FEAT-1",
+                    "GV-V1",
+                    "GV-VQ-1",
+                    "GV-PCI-3",
+                    "DN-PROBE-1",
+                    "DN-FAULT-T1",
+                ],
+            ),
+            (
+                Oracle::Dma,
+                &["DV-RST-T", "DV-ATT-7", "DV-ATT-8", "DV-CFG-4"],
+            ),
+        ],
         ..BASE
     },
     Scenario {
@@ -174,6 +288,9 @@ pub const ROWS: &[Scenario] = &[
             "virtio-iommu-device,primary-bus=pcie.0",
             "-device",
             EDU,
+            // A register accessed with another width would be a line that the trace does not have.
+            "-d",
+            "guest_errors",
         ],
         clock: Clock::Host,
         // The limits that machines put on their IOMMU are not for this one; the first slot is free for the endpoint.
@@ -184,6 +301,37 @@ pub const ROWS: &[Scenario] = &[
             in_thread: true,
             ..plain(arch)
         },
+        holds: &["running"],
+        proves: &[
+            (
+                Oracle::Trace,
+                &[
+                    "GV-INIT-1",
+                    "GV-INIT-6",
+                    "GV-STAT-1",
+                    "DN-INIT-2",
+                    "DN-CFG-1",
+                    "DN-CFG-3",
+                    "GV-NOTIF-1",
+                    "GV-MMIO-1",
+                    "GV-MMIO-2",
+                    "GV-MMIO-3",
+                    "GV-MMIO-4",
+                    "GV-SHM",
+                ],
+            ),
+            (
+                Oracle::Qmp,
+                &[
+                    "DN-FEAT-1",
+                    "GV-FEAT-1",
+                    "GV-V1",
+                    "GV-VQ-1",
+                    "DN-PROBE-1",
+                    "DN-FAULT-T1",
+                ],
+            ),
+        ],
         ..BASE
     },
     Scenario {
@@ -194,6 +342,7 @@ pub const ROWS: &[Scenario] = &[
             batches: &[(Kind::Map, 64), (Kind::Unmap, 64)],
             ..machine(arch)
         },
+        proves: &[(Oracle::Trace, &["GV-NOTIF-1"])],
         ..BASE
     },
     Scenario {
@@ -206,6 +355,11 @@ pub const ROWS: &[Scenario] = &[
             }],
             ..machine(arch)
         },
+        holds: &["running", "polled"],
+        proves: &[
+            (Oracle::Qmp, &["DN-FAULT-T1"]),
+            (Oracle::Dma, &["DV-FLT-T"]),
+        ],
         ..BASE
     },
     Scenario {
@@ -215,6 +369,11 @@ pub const ROWS: &[Scenario] = &[
             refusals: true,
             ..machine(arch)
         },
+        holds: &["failed", "running"],
+        proves: &[
+            (Oracle::Trace, &["GV-INIT-1", "GV-STAT-1", "DN-OPS-4"]),
+            (Oracle::Qmp, &["GV-INIT-5"]),
+        ],
         ..BASE
     },
     Scenario {
@@ -290,9 +449,11 @@ pub const ROWS: &[Scenario] = &[
         expect: |arch| Expect {
             failed_starts: 1,
             endpoints: &[0x8, 0x100],
+            together: &[0x8, 0x100],
             faults: &[UNMAPPED, WITHOUT_DOMAIN],
             ..machine(arch)
         },
+        proves: &[(Oracle::Trace, &["DN-ATTACH-2"])],
         ..BASE
     },
     Scenario {

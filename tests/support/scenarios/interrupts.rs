@@ -94,6 +94,7 @@ pub const ROWS: &[Scenario] = &[
     },
     Scenario {
         name: "fault-storm",
+        proves: &[(Oracle::Dma, &["DV-FLT-T"])],
         ..FAULT_STORM
     },
     Scenario {
@@ -138,6 +139,7 @@ pub const ROWS: &[Scenario] = &[
             maps: 1,
             ..(MSI.expect)(arch)
         },
+        proves: &[(Oracle::Dma, &["DN-RESV-T1"])],
         ..MSI
     },
     Scenario {

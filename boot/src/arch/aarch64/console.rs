@@ -38,6 +38,11 @@ impl Console {
         Some(Self(uart))
     }
 
+    /// The next byte that was received, if there is one.
+    pub fn read(&mut self) -> Option<u8> {
+        self.0.read_word().ok().flatten()
+    }
+
     /// Sends `bytes`.
     pub fn write(&mut self, bytes: &[u8]) {
         for &byte in bytes {

@@ -21,6 +21,11 @@ impl Console {
         Some(Self(uart))
     }
 
+    /// The next byte that was received, if there is one.
+    pub fn read(&mut self) -> Option<u8> {
+        self.0.try_receive_byte().ok()
+    }
+
     /// Sends `bytes`.
     pub fn write(&mut self, bytes: &[u8]) {
         self.0.send_bytes_exact(bytes);
