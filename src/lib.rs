@@ -88,6 +88,8 @@ extern crate alloc;
 #[cfg(feature = "virtio-drivers")]
 pub mod adapters;
 pub mod address;
+#[cfg(viommu_broken)]
+mod broken;
 mod device;
 pub mod dma;
 mod domain;

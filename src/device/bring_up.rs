@@ -136,6 +136,10 @@ pub(crate) fn start<P: Platform>(
     };
     link.set_queue(REQUEST_QUEUE, queues.requests.ring());
     link.set_queue(EVENT_QUEUE, queues.events.ring());
+    #[cfg(viommu_broken)]
+    if crate::broken::is(crate::broken::EARLY_KICK) {
+        link.notify(EVENT_QUEUE);
+    }
     let status = link.status() | DeviceStatus::DRIVER_OK;
     link.set_status(status);
     let mut device = Device::new(link, queues);
@@ -269,6 +273,10 @@ fn queue_size(link: &mut dyn Link, queue: u16, wanted: u16) -> Result<u16, Start
 
 /// Writes `bypass` and reads it back (§5.13.4): bits 1 to 7 mean nothing.
 fn forbid_bypass(link: &mut dyn Link) -> Result<(), StartError> {
+    #[cfg(viommu_broken)]
+    if crate::broken::is(crate::broken::BYPASS_LEFT) {
+        return Ok(());
+    }
     let missing = ConfigError::Missing {
         offset: offset::BYPASS,
     };

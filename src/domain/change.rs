@@ -285,6 +285,11 @@ impl<P: Platform> Domain<P> {
 
     #[inline(always)]
     pub(super) fn unmap_request(&self, virt: IovaRange) -> Request {
+        #[cfg(viommu_broken)]
+        let virt = match crate::broken::is(crate::broken::SPLIT_UNMAP) {
+            true => IovaRange::from_len(virt.start(), virt.len().unwrap_or(2) / 2).unwrap_or(virt),
+            false => virt,
+        };
         Request::Unmap {
             domain: self.id,
             virt,

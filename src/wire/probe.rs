@@ -85,7 +85,13 @@ pub(crate) fn parse_properties(list: &[u8]) -> Result<Vec<ReservedRegion>, Probe
             .get(..head.length.get().into())
             .ok_or(ProbeError::Overrun { offset })?;
         // The reserved bits take part in the comparison: a property that sets one is unknown.
-        if head.kind.get() == TYPE_RESV_MEM {
+        let kind = head.kind.get();
+        #[cfg(viommu_broken)]
+        let kind = match crate::broken::is(crate::broken::MASKED_NIBBLE) {
+            true => kind & 0xfff,
+            false => kind,
+        };
+        if kind == TYPE_RESV_MEM {
             let (value, _) =
                 ResvMem::ref_from_prefix(value).map_err(|_| ProbeError::Short { offset })?;
             let range = IovaRange::new(Iova(value.start.get()), Iova(value.end.get()))

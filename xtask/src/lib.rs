@@ -12,12 +12,14 @@
 //! | [`vm`] | runs one VM under a watchdog, captures what it says |
 //! | [`demo`] | the machine and the verdict of `cargo xtask run` |
 //! | [`mod@bench`] | benchmarks on the host and in the guest, their data and their page |
+//! | [`broken`] | a driver that is broken on purpose, which the tests have to notice |
 //! | [`ci`] | formatting, lints, documentation, tests |
 //! | [`conformance`] | the rules of the specification, who proves them, the pages |
 //! | [`command`], [`progress`] | other programs, run with a bounded log and a progress line |
 
 pub mod arch;
 pub mod bench;
+pub mod broken;
 pub mod ci;
 pub mod command;
 pub mod conformance;

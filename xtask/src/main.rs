@@ -12,7 +12,7 @@ use xtask::bench::io::linux::LinuxGuest;
 use xtask::qemu::Qemu;
 use xtask::setup::linux::Linux;
 use xtask::setup::{self, Options, SetupError};
-use xtask::{bench, ci, conformance, demo, kernel};
+use xtask::{bench, broken, ci, conformance, demo, kernel};
 
 /// Sets up, builds, runs, tests and measures virtio-iommu. Every command first makes sure of what it needs.
 #[derive(Parser)]
@@ -82,6 +82,8 @@ enum Task {
         #[command(flatten)]
         consent: Consent,
     },
+    /// Breaks the driver on purpose, in several ways, and expects the tests to notice each
+    Broken,
     /// Checks formatting, lints and documentation, and runs every test
     Ci {
         #[command(flatten)]
@@ -136,6 +138,9 @@ impl Consent {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = broken::as_compiler() {
+        return code;
+    }
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -202,6 +207,9 @@ fn run(task: Task) -> Result<(), Box<dyn Error>> {
                 conformance::report::run(&archs)?;
             } else {
                 ci::test(&archs, filter.as_deref())?;
+                if filter.is_none() {
+                    broken::check()?;
+                }
             }
         }
         Task::Bench {
@@ -242,11 +250,13 @@ fn run(task: Task) -> Result<(), Box<dyn Error>> {
                 .collect()
             })?;
         }
+        Task::Broken => broken::check()?,
         Task::Ci { consent } => {
             let archs = Arch::selected()?;
             setup::ensure(&archs, consent.options(true))?;
             ci::check(&archs)?;
             ci::test(&archs, None)?;
+            broken::check()?;
         }
     }
     Ok(())
