@@ -29,6 +29,8 @@ mod rules;
 mod support;
 #[path = "harness/trace.rs"]
 mod trace;
+#[path = "harness/translated.rs"]
+mod translated;
 #[path = "harness/verdict.rs"]
 mod verdict;
 #[path = "harness/vms.rs"]
@@ -50,6 +52,7 @@ fn trials(archs: &[Arch], tally: &Tally) -> Vec<Trial> {
     trials.extend(processes::trials());
     trials.extend(gates::trials());
     trials.extend(registers::trials());
+    trials.extend(translated::trials());
     trials.extend(monitor::trials());
     trials.extend(rules::trials());
     trials.extend(vms::trials(archs, tally));

@@ -4,6 +4,7 @@ use super::expect::Kind;
 use super::registers::Misuse;
 use super::request::{Range, Request, Status};
 use super::trace::Event;
+use super::translated::Astray;
 use std::fmt;
 
 /// One thing in a trace that must not be.
@@ -94,6 +95,13 @@ pub enum Finding {
     Machine(&'static str),
     /// The trace shows nothing of the IOMMU, or something where there is none.
     Absent,
+    /// A device does not use what is mapped, or gets somewhere else.
+    Translation {
+        /// Line of the trace.
+        line: usize,
+        /// What is wrong.
+        astray: Astray,
+    },
     /// Registers of the transport are not used as they must be.
     Registers {
         /// Line of the trace.
@@ -204,6 +212,9 @@ impl fmt::Display for Finding {
             Self::Refusals(true) => write!(f, "the device refused a request"),
             Self::Refusals(false) => write!(f, "the device refused no request"),
             Self::Machine(what) => write!(f, "the machine is not as asked for: {what}"),
+            Self::Translation { line, astray } => {
+                write!(f, "trace line {line}: {astray:?}")
+            }
             Self::Registers { line, misuse } => {
                 write!(f, "trace line {line}: registers: {misuse:?}")
             }

@@ -5,7 +5,7 @@ use super::peer::Peer;
 use super::qmp::{MARK, Visit};
 use super::scenarios::{Clock, Scenario};
 use super::verdict::{End, Run};
-use super::{registers, trace};
+use super::{registers, trace, translated};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -116,6 +116,10 @@ pub fn boot(host: &Host, scenario: &Scenario, append: &str, limit: Duration) -> 
     }
     for pattern in trace::PATTERNS.iter().chain(registers::PATTERNS) {
         command.args(["-trace", pattern]);
+    }
+    if (scenario.expect)(host.qemu.arch).all_used {
+        // After the pattern that leaves it out.
+        command.args(["-trace", translated::PATTERN]);
     }
     let name = format!("{}-{}", host.qemu.arch, scenario.name);
     let version = host.qemu.version.to_string();

@@ -33,4 +33,5 @@ pub mod scenarios;
 pub mod suite;
 pub mod tally;
 pub mod trace;
+pub mod translated;
 pub mod verdict;

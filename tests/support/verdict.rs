@@ -10,6 +10,7 @@ use super::records::{self, Broken, Check, Log, Outcome};
 use super::registers;
 use super::request::Request;
 use super::trace::{Trace, Unreadable};
+use super::translated;
 use std::fmt::{self, Write};
 use std::time::Duration;
 use xtask::demo::{self, DemoError};
@@ -144,6 +145,10 @@ fn trace(text: Option<&str>, guest: &[(usize, Request)], expect: &Expect) -> Vec
             let mut findings = audit(&trace, guest, expect);
             let misused = registers::judge(text).into_iter();
             findings.extend(misused.map(|(line, misuse)| Finding::Registers { line, misuse }));
+            if expect.all_used {
+                let astray = translated::judge(text, &trace).into_iter();
+                findings.extend(astray.map(|(line, astray)| Finding::Translation { line, astray }));
+            }
             findings.into_iter().map(Reason::Trace).collect()
         }
     }

@@ -39,6 +39,7 @@ pub const ROWS: &[Scenario] = &[
         name: "adapter-blk-strict",
         // Two halves of a window, two regions of a queue, and each buffer of whole pages.
         expect: |arch| Expect {
+            all_used: true,
             maps: 4 + 9 + 8 + 1,
             ..machine(arch)
         },
@@ -47,6 +48,7 @@ pub const ROWS: &[Scenario] = &[
     Scenario {
         name: "adapter-blk-bounce",
         expect: |arch| Expect {
+            all_used: true,
             maps: 4,
             ..machine(arch)
         },
@@ -55,6 +57,7 @@ pub const ROWS: &[Scenario] = &[
     Scenario {
         name: "adapter-blk-deferred",
         expect: |arch| Expect {
+            all_used: true,
             maps: 4 + 1 + 8 + 1,
             ..machine(arch)
         },
@@ -64,6 +67,7 @@ pub const ROWS: &[Scenario] = &[
         name: "adapter-net-strict",
         // Two halves of a window, four regions of queues, eight pages, and one for each frame.
         expect: |arch| Expect {
+            all_used: true,
             maps: 2 + 4 + 8 + 41,
             ..machine(arch)
         },
@@ -72,6 +76,7 @@ pub const ROWS: &[Scenario] = &[
     Scenario {
         name: "adapter-net-bounce",
         expect: |arch| Expect {
+            all_used: true,
             maps: 2 + 4,
             ..machine(arch)
         },
@@ -80,6 +85,7 @@ pub const ROWS: &[Scenario] = &[
     Scenario {
         name: "adapter-net-deferred",
         expect: |arch| Expect {
+            all_used: true,
             maps: 2 + 4 + 8,
             ..machine(arch)
         },
