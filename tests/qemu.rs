@@ -7,6 +7,7 @@
 use libtest_mimic::Trial;
 use std::process::ExitCode;
 use support::bench::{BENCHES, Bench};
+use support::bench_io;
 use support::machine::{Host, boot, watchdog};
 use support::qmp;
 use support::scenarios::{self, Scenario};
@@ -37,6 +38,10 @@ fn trials(archs: &[Arch], tally: &Tally) -> Vec<Trial> {
                 run_bench(host, bench)
             }));
         }
+        let name = format!("{arch}::{}", bench_io::NAME);
+        trials.push(suite::trial(name, *arch, tally, |host| {
+            bench_io::run(host.qemu.arch)
+        }));
     }
     trials
 }

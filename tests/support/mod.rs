@@ -10,6 +10,7 @@
 //! | [`registers`] | the registers of the transports, by their own lines of the trace |
 //! | [`scenarios`] | what is booted, on which machine |
 //! | [`bench`] | the benchmark in the guest: the machine, and what it must tell |
+//! | [`bench_io`] | the benchmark of disks: what each mode must ask of the IOMMU |
 //! | [`disk`] | what the guest finds on its disk, and leaves there |
 //! | [`peer`] | the other end of a network card |
 //! | [`qmp`] | QEMU's monitor, asked while the guest waits |
@@ -18,6 +19,7 @@
 
 pub mod audit;
 pub mod bench;
+pub mod bench_io;
 pub mod book;
 pub mod disk;
 pub mod expect;
