@@ -91,10 +91,8 @@ impl Ledger {
     /// Forgets a mapping, and frees its addresses.
     #[inline(always)]
     pub(crate) fn remove(&mut self, slot: Slot) {
-        if let Some(record) = self.space.get(slot) {
+        if let Some(record) = self.space.remove(slot) {
             self.count_down(record.state());
-            let freed = self.space.free(slot);
-            debug_assert!(freed);
         }
     }
 
@@ -103,9 +101,21 @@ impl Ledger {
         self.space.find(iova)
     }
 
+    /// The same, and fast if it was made together with the one at `near`.
+    #[inline]
+    pub(crate) fn find_near(&self, near: Slot, iova: IovaRange) -> Option<Slot> {
+        self.space.find_near(near, iova)
+    }
+
     /// The mapping of exactly these addresses, if whoever knows them may end it.
     pub(crate) fn find_raw(&self, iova: IovaRange) -> Option<Slot> {
-        let slot = self.space.find(iova)?;
+        self.find_raw_near(Slot::NONE, iova)
+    }
+
+    /// The same, and fast if it was made together with the one at `near`.
+    #[inline]
+    pub(crate) fn find_raw_near(&self, near: Slot, iova: IovaRange) -> Option<Slot> {
+        let slot = self.space.find_near(near, iova)?;
         (self.space.get(slot)?.owner() == Owner::Raw).then_some(slot)
     }
 
@@ -116,15 +126,14 @@ impl Ledger {
     /// Moves a mapping from one state to another; `false` if it is not in that state.
     #[inline(always)]
     pub(crate) fn transition(&mut self, slot: Slot, from: State, to: State) -> bool {
-        match self.space.get(slot) {
-            Some(record) if record.state() == from => {
-                self.space.set(slot, record.with_state(to));
-                self.count_down(from);
-                self.count_up(to);
-                true
-            }
-            _ => false,
+        let moved = self.space.update(slot, |record| {
+            (record.state() == from).then(|| record.with_state(to))
+        });
+        if moved {
+            self.count_down(from);
+            self.count_up(to);
         }
+        moved
     }
 
     /// Whether somebody has yet to say what becomes of the memory of a mapping.
@@ -183,6 +192,20 @@ impl Ledger {
             }
             _ => false,
         }
+    }
+
+    /// The same for two mappings in any order, with the slot of each.
+    #[inline]
+    pub(crate) fn are_side_by_side(&self, a: (Slot, IovaRange), b: (Slot, IovaRange)) -> bool {
+        let ((_, below), (slot, above)) = if a.1.start() < b.1.start() {
+            (a, b)
+        } else {
+            (b, a)
+        };
+        let hole = above.start().0.wrapping_sub(below.end().0).wrapping_sub(1);
+        // As a rule nothing is kept there either.
+        hole == self.granule && self.space.free_below(slot) == 1
+            || self.are_neighbours(below, above)
     }
 
     /// The mappings from `range` upwards that are in `state`, as far as one UNMAP can end them:

@@ -6,7 +6,7 @@
 
 use super::node::{NIL, Node, State};
 use super::tree::Tree;
-use super::wish::Fit;
+use super::wish::{Fit, Wish};
 use crate::address::{Iova, IovaRange};
 
 /// The longest ranges that are kept, in granules.
@@ -48,45 +48,54 @@ impl Classes {
         self.listed == 0
     }
 
-    /// Keeps a range of the tree whose class is not 0.
+    /// Keeps a range of the tree for the next wish of its length. `false` if its class is 0: such
+    /// a range is not kept.
     #[inline]
-    pub(super) fn push(&mut self, node: &mut Node, index: u32) {
-        if let Some(head) = self.heads.get_mut(usize::from(node.class)) {
-            node.state = State::Cached;
-            node.link = *head;
-            *head = index;
-            self.listed += 1;
+    pub(super) fn push(&mut self, node: &mut Node, index: u32) -> bool {
+        match self.heads.get_mut(usize::from(node.class)) {
+            Some(head) if node.class != 0 => {
+                node.state = State::Cached;
+                node.link = *head;
+                *head = index;
+                self.listed += 1;
+                true
+            }
+            _ => false,
         }
     }
 
-    /// Takes a range of a class that is as wished: one of the last few that were given back.
+    /// Takes the range of a length that was given back last, with a new value, if it is as wished.
+    ///
+    /// The wish was not looked at yet; no range is as one wishes that makes no sense.
     #[inline]
     pub(super) fn pop<V: Copy>(
         &mut self,
         tree: &mut Tree<V>,
-        class: u8,
-        fit: &Fit,
+        wish: &Wish,
+        value: V,
     ) -> Option<(u32, IovaRange)> {
-        let head = self.heads.get_mut(usize::from(class))?;
+        let granules = usize::try_from(wish.len >> tree.shift).ok()?;
+        let head = self.heads.get_mut(granules)?;
         let index = *head;
-        let node = tree.slab.at_mut(index)?;
-        // All ranges of a class have the length that is wished.
-        let start = node.end.checked_sub(fit.len - 1)?;
-        if node.state != State::Cached || !fit.allows(start, node.end) {
-            return self.pop_other(tree, class, fit);
+        let (node, place) = tree.slab.entry_mut(index)?;
+        // All ranges of a list have the same length: that of the wish, if it begins at a granule.
+        let start = node.end.checked_sub(wish.len.checked_sub(1)?)?;
+        if node.state != State::Cached || !wish.allows(start, node.end, tree.shift) {
+            return None;
         }
         *head = node.link;
         node.state = State::Used;
         node.link = NIL;
+        *place = value;
         let range = IovaRange::new(Iova(start), Iova(node.end))?;
         self.listed = self.listed.saturating_sub(1);
         tree.slab.step();
         Some((index, range))
     }
 
-    /// As [`pop`](Self::pop), if it is not the first of the list. Frees the dead that it meets.
-    #[cold]
-    fn pop_other<V: Copy>(
+    /// Takes a range of a class that is as wished: one of the last few that were given back. Frees
+    /// the dead that it meets.
+    pub(super) fn pop_other<V: Copy>(
         &mut self,
         tree: &mut Tree<V>,
         class: u8,

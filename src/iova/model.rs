@@ -436,3 +436,40 @@ proptest! {
         play(margin, capacity, steps);
     }
 }
+
+#[test]
+fn what_is_beside_is_found_as_everywhere_else() {
+    let mut space = Space::new(range(G, 0xffff), G, G, 8).unwrap();
+    let ranges = [5, 3, 9, 7].map(|page| range(page * G, page * G + 0xfff));
+    let slots = ranges.map(|range| space.take(range, 1).unwrap());
+    space.push_piece(slots[3], ranges[3], 2).unwrap();
+    assert!(space.free(slots[1]));
+    for near in [slots[0], slots[1], slots[2], slots[3], Slot::NONE] {
+        for (i, at) in ranges.iter().enumerate() {
+            let found = (i != 1).then_some(slots[i]);
+            assert_eq!(space.find_near(near, *at), found, "{near:?} {i}");
+            assert_eq!(space.find(*at), found);
+        }
+        let longer = range(5 * G, 7 * G - 1);
+        assert_eq!(space.find_near(near, longer), None);
+    }
+    // Pages 6, 8, and nothing that is not certainly free: page 3 may be kept.
+    assert_eq!(
+        (space.free_below(slots[2]), space.free_below(slots[3])),
+        (1, 1)
+    );
+    assert!(space.free_below(slots[0]) <= 5);
+}
+
+#[test]
+fn a_value_is_changed_or_kept() {
+    let mut space = Space::new(range(G, 0xffff), G, G, 2).unwrap();
+    let slot = space.take(range(G, 0x1fff), 5).unwrap();
+    assert!(space.update(slot, |value| Some(value + 1)));
+    assert!(!space.update(slot, |_| None));
+    assert_eq!(space.get(slot), Some(6));
+    assert_eq!(space.remove(slot), Some(6));
+    assert_eq!(space.remove(slot), None);
+    assert!(!space.update(slot, |value| Some(value + 1)));
+    assert!(!space.update(Slot::NONE, Some));
+}

@@ -206,6 +206,13 @@ impl<V: Copy> Slab<V> {
         Some(&mut self.entries.get_mut(index as usize)?.node)
     }
 
+    /// The node, and the value that is kept with it.
+    #[inline]
+    pub(super) fn entry_mut(&mut self, index: u32) -> Option<(&mut Node, &mut V)> {
+        let entry = self.entries.get_mut(index as usize)?;
+        Some((&mut entry.node, &mut entry.value))
+    }
+
     #[inline]
     pub(super) fn value(&self, index: u32) -> Option<V> {
         Some(self.entries.get(index as usize)?.value)

@@ -27,6 +27,11 @@ pub enum IovaError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(pub(super) u32);
 
+impl Slot {
+    /// Names no range.
+    pub const NONE: Self = Self(NIL);
+}
+
 /// The ranges in use, out of one usable range, each with a value. Allocates when it is made, and
 /// never again.
 ///
@@ -128,25 +133,26 @@ impl<V: Copy> Space<V> {
     /// [`IovaError::Full`], [`IovaError::Exhausted`].
     #[inline]
     pub fn alloc(&mut self, wish: &Wish, value: V) -> Result<(Slot, IovaRange), IovaError> {
-        let fit = Fit::new(wish, &self.tree).ok_or(IovaError::Exhausted)?;
-        let class = Classes::of(fit.len >> self.tree.shift);
-        match self.classes.pop(&mut self.tree, class, &fit) {
+        match self.classes.pop(&mut self.tree, wish, value) {
             Some((index, range)) => {
                 self.used += 1;
-                self.tree.slab.set_value(index, value);
                 Ok((Slot(index), range))
             }
-            None => self.alloc_from_tree(&fit, class, value),
+            None => self.alloc_other(wish, value),
         }
     }
 
+    /// As [`alloc`](Self::alloc), if it is not the last range of its length that was given back.
     #[cold]
-    fn alloc_from_tree(
-        &mut self,
-        fit: &Fit,
-        class: u8,
-        value: V,
-    ) -> Result<(Slot, IovaRange), IovaError> {
+    #[inline(never)]
+    fn alloc_other(&mut self, wish: &Wish, value: V) -> Result<(Slot, IovaRange), IovaError> {
+        let fit = Fit::new(wish, &self.tree).ok_or(IovaError::Exhausted)?;
+        let class = Classes::of(fit.len >> self.tree.shift);
+        if let Some((index, range)) = self.classes.pop_other(&mut self.tree, class, &fit) {
+            self.used += 1;
+            self.tree.slab.set_value(index, value);
+            return Ok((Slot(index), range));
+        }
         self.make_room()?;
         let mut start = fit.search(&self.tree, &self.holes);
         if start.is_none() && self.classes.evict_all(&mut self.tree) {
@@ -196,24 +202,37 @@ impl<V: Copy> Space<V> {
     /// Gives a range back, its pieces included. `false` if the slot is not in use.
     #[inline]
     pub fn free(&mut self, slot: Slot) -> bool {
-        let Some(node) = self.tree.slab.at_mut(slot.0) else {
-            return false;
-        };
+        self.remove(slot).is_some()
+    }
+
+    /// As [`free`](Self::free); returns the value that the range had, if it was in use.
+    #[inline]
+    pub fn remove(&mut self, slot: Slot) -> Option<V> {
+        let (node, value) = self.tree.slab.entry_mut(slot.0)?;
         if node.state != State::Used {
-            return false;
+            return None;
         }
-        let pieces = node.link;
-        if node.class == 0 {
-            self.tree.remove(slot.0);
-            self.tree.slab.release(slot.0);
-        } else {
-            self.classes.push(node, slot.0);
-        }
+        let value = *value;
         self.used = self.used.saturating_sub(1);
-        if pieces != NIL {
-            self.release_all(pieces);
+        if node.link != NIL || !self.classes.push(node, slot.0) {
+            self.remove_for_good(slot.0);
         }
-        true
+        Some(value)
+    }
+
+    /// What [`remove`](Self::remove) does with a range that has pieces, or is not kept.
+    #[cold]
+    #[inline(never)]
+    fn remove_for_good(&mut self, index: u32) {
+        let Some(node) = self.tree.slab.at_mut(index) else {
+            return;
+        };
+        let pieces = node.link;
+        if !self.classes.push(node, index) {
+            self.tree.remove(index);
+            self.tree.slab.release(index);
+        }
+        self.release_all(pieces);
     }
 
     fn release_all(&mut self, mut piece: u32) {
@@ -229,6 +248,29 @@ impl<V: Copy> Space<V> {
         let index = self.tree.at_or_below(range.start().0);
         let slot = Slot(index);
         (self.range(slot) == Some(range)).then_some(slot)
+    }
+
+    /// As [`find`](Self::find), and fast if it came or went together with the one at `near`.
+    #[inline]
+    pub fn find_near(&self, near: Slot, range: IovaRange) -> Option<Slot> {
+        let beside = [near.0.wrapping_add(1), near.0.wrapping_sub(1)];
+        for index in beside {
+            let node = self.tree.slab.at(index);
+            if node.end == range.end().0
+                && node.state == State::Used
+                && self.tree.slab.start(index) == range.start().0
+            {
+                return Some(Slot(index));
+            }
+        }
+        self.find(range)
+    }
+
+    /// How many granules are certainly free below a range in use: no more than there are. What is
+    /// kept for later does not count as free.
+    #[inline]
+    pub fn free_below(&self, slot: Slot) -> u32 {
+        self.tree.slab.at(slot.0).gap
     }
 
     /// A range in use that has an address in common with `range`.
@@ -294,6 +336,23 @@ impl<V: Copy> Space<V> {
             self.tree.slab.set_value(slot.0, value);
         }
         used
+    }
+
+    /// Gives a slot the value that `change` makes of the one it has. `false`, and nothing is
+    /// changed, if it makes none or the slot is not in use.
+    #[inline(always)]
+    pub fn update(&mut self, slot: Slot, change: impl FnOnce(V) -> Option<V>) -> bool {
+        let Some((node, value)) = self.tree.slab.entry_mut(slot.0) else {
+            return false;
+        };
+        if node.state != State::Used {
+            return false;
+        }
+        let new = change(*value);
+        if let Some(new) = new {
+            *value = new;
+        }
+        new.is_some()
     }
 
     /// Notes a part of a range in use with a value of its own. Whether parts overlap is not looked

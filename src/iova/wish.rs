@@ -21,6 +21,23 @@ pub struct Wish {
     pub boundary: u64,
 }
 
+impl Wish {
+    /// Whether a range of the right length is as wished, and begins at a granule.
+    #[inline]
+    pub(super) fn allows(&self, start: u64, end: u64, shift: u32) -> bool {
+        let Self {
+            align,
+            limit: Iova(limit),
+            boundary,
+            ..
+        } = *self;
+        let below = align.wrapping_sub(1) | ((1 << shift) - 1);
+        // Both ends of a range lie in the same block, or differ in a bit that is no offset in it.
+        let inside = boundary == 0 || boundary.is_power_of_two() && start ^ end < boundary;
+        end <= limit && start & below == 0 && align.is_power_of_two() && inside
+    }
+}
+
 /// A wish that makes sense.
 pub(super) struct Fit {
     pub(super) len: u64,
