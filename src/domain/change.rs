@@ -77,6 +77,14 @@ pub(crate) struct Draft<I> {
     gap: u64,
 }
 
+impl<I> Draft<I> {
+    /// Addresses, in bytes, holes included.
+    #[inline]
+    pub(crate) fn len(&self) -> u64 {
+        self.extent.len
+    }
+}
+
 impl<P: Platform> Domain<P> {
     /// Checks what can be checked of a mapping without the ledger.
     #[inline(always)]
@@ -334,7 +342,7 @@ impl<P: Platform> Domain<P> {
     ) where
         I: Iterator<Item = PhysRange> + Clone,
     {
-        let runs = self.runs(ends);
+        let runs = self.runs(ends, ends.len() > 1 && self.may_merge(ends));
         let domain = self.id;
         let unmaps = runs.clone().map(|(virt, _)| self.unmap_request(virt));
         let maps = plans.iter().flat_map(|plan| {

@@ -144,41 +144,51 @@ pub(crate) enum Again {
 
 impl<P: Platform> Domain<P> {
     /// Puts the UNMAP of a mapping off.
+    #[inline]
     pub(crate) fn park(&self, held: Held) -> Result<Place, ParkError> {
         let now = self.shared.platform.now();
         let mut state = self.state.lock();
-        if state.is_exclusive() || state.ledger.state(held.slot) != Some(State::Mapped) {
+        if state.is_exclusive() {
             return Err(ParkError::NotNow);
         }
-        let place = state.parked.push(held.slot, now).ok_or(ParkError::Full)?;
-        state
-            .ledger
-            .transition(held.slot, State::Mapped, State::Parked);
-        Ok(place)
+        let place = state.parked.push(held.slot, now);
+        let to = State::Parked;
+        match place {
+            Some(place) if !state.ledger.transition(held.slot, State::Mapped, to) => {
+                state.parked.remove(place);
+                Err(ParkError::NotNow)
+            }
+            Some(place) => Ok(place),
+            None if state.ledger.state(held.slot) == Some(State::Mapped) => Err(ParkError::Full),
+            None => Err(ParkError::NotNow),
+        }
     }
 
     /// Takes a parked mapping back into use. Waits if it is being unmapped right now.
+    #[inline(always)]
     pub(crate) fn unpark(&self, held: Held, place: Option<Place>) -> Result<Again, UnmapError> {
-        let look = |state: &mut DomainState| match state.ledger.state(held.slot) {
-            Some(State::Parked) if !state.is_exclusive() => {
-                if let Some(place) = place {
-                    state.parked.remove(place);
-                }
-                state
-                    .ledger
-                    .transition(held.slot, State::Parked, State::Mapped);
-                Ok(Again::Mapped)
-            }
-            Some(State::Revoked) => Ok(Again::Revoked),
-            Some(State::Quarantined) => Ok(Again::Quarantined(RequestError::Unconfirmed)),
-            Some(State::Parked | State::Flushing) => Err(UnmapError::Busy),
-            _ => Err(UnmapError::NotMapped(held.iova)),
-        };
-        let first = look(&mut self.state.lock());
-        match first {
-            Err(UnmapError::Busy) => self.patiently(look),
-            seen => seen,
+        let taken = self.state.lock().take_back(held.slot, place);
+        match taken {
+            true => Ok(Again::Mapped),
+            false => self.unpark_other(held, place),
         }
+    }
+
+    /// As [`unpark`](Self::unpark), if it is not parked, or the domain is busy.
+    #[cold]
+    #[inline(never)]
+    fn unpark_other(&self, held: Held, place: Option<Place>) -> Result<Again, UnmapError> {
+        self.patiently(|state| {
+            if state.take_back(held.slot, place) {
+                return Ok(Again::Mapped);
+            }
+            match state.ledger.state(held.slot) {
+                Some(State::Revoked) => Ok(Again::Revoked),
+                Some(State::Quarantined) => Ok(Again::Quarantined(RequestError::Unconfirmed)),
+                Some(State::Parked | State::Flushing) => Err(UnmapError::Busy),
+                _ => Err(UnmapError::NotMapped(held.iova)),
+            }
+        })
     }
 
     /// Unmaps a parked mapping, if that was not done yet, and frees its addresses. Waits if it is
@@ -327,6 +337,17 @@ impl<P: Platform> Domain<P> {
 }
 
 impl DomainState {
+    /// Takes a mapping back into use, if it is parked and the domain is not busy.
+    #[inline(always)]
+    fn take_back(&mut self, slot: Slot, place: Option<Place>) -> bool {
+        let parked =
+            !self.is_exclusive() && self.ledger.transition(slot, State::Parked, State::Mapped);
+        if parked && let Some(place) = place {
+            self.parked.remove(place);
+        }
+        parked
+    }
+
     /// Notes what became of the UNMAP of a run.
     fn settle_run(&mut self, run: IovaRange, outcome: Outcome) {
         let to = match outcome {

@@ -2,9 +2,11 @@
 
 use super::change::{Held, Plan};
 use super::record::{Owner, Record, State};
-use super::{Domain, MapError, UnmapError};
+use super::runs::join;
+use super::{Domain, DomainState, MapError, UnmapError};
 use crate::address::{Iova, IovaRange, PhysRange};
 use crate::device::BATCH;
+use crate::iova::Slot;
 use crate::platform::Platform;
 use crate::wire::{Access, Request};
 
@@ -218,10 +220,12 @@ impl<P: Platform> Domain<P> {
             .shared
             .execute::<BATCH, _>(requests, |first, outcomes| {
                 let mut state = self.state.lock();
+                let mut near = Slot::NONE;
                 for (range, outcome) in iova.iter().skip(first).zip(outcomes) {
-                    let Some(slot) = state.ledger.find(*range) else {
+                    let Some(slot) = state.ledger.find_near(near, *range) else {
                         continue;
                     };
+                    near = slot;
                     if let Err(error) = state.settle_begin(slot, *outcome) {
                         exposed |= error.may_be_exposed();
                     }
@@ -287,62 +291,90 @@ impl<P: Platform> Domain<P> {
         if let [iova] = iova {
             return self.unmap(*iova);
         }
-        if !self.begin_all(iova)? {
+        let begun = self.begin_all(iova)?;
+        if !begun.known {
             return Ok(());
         }
-        let runs = self.runs(iova);
+        let runs = self.runs(iova, begun.may_merge);
         let requests = runs.clone().map(|(virt, _)| self.unmap_request(virt));
         let mut runs = runs;
-        let mut rest = iova;
+        let mut ranges = iova.iter();
         let unmapped = self.shared.execute::<BATCH, _>(requests, |_, outcomes| {
             let mut state = self.state.lock();
+            let mut near = Slot::NONE;
             for (outcome, (_, count)) in outcomes.iter().zip(runs.by_ref()) {
-                let (ended, others) = rest.split_at_checked(count).unwrap_or((rest, &[]));
-                for range in ended {
-                    if let Some(slot) = state.ledger.find(*range) {
+                for range in ranges.by_ref().take(count) {
+                    if let Some(slot) = state.ledger.find_near(near, *range) {
+                        near = slot;
                         let held = Held { slot, iova: *range };
                         state.settle_end(held, *outcome);
                     }
                 }
-                rest = others;
             }
         });
         unmapped.map_err(UnmapError::Quarantined)
     }
 
-    /// Notes that mappings are about to end: all or none. `false` if the device need not know.
-    fn begin_all(&self, iova: &[IovaRange]) -> Result<bool, UnmapError> {
+    /// Notes that mappings are about to end: all or none.
+    fn begin_all(&self, iova: &[IovaRange]) -> Result<Begun, UnmapError> {
+        let granule = self.shared.geometry.granule();
         let mut state = self.state.lock();
         if state.changing {
             return Err(UnmapError::Busy);
         }
+        let mut begun = Begun {
+            may_merge: true,
+            known: !state.members.is_empty(),
+        };
+        let mut before = None;
         for (i, range) in iova.iter().enumerate() {
-            let begun = state.ledger.find_raw(*range).is_some_and(|slot| {
+            let near = before.map_or(Slot::NONE, |(slot, _)| slot);
+            let slot = state.ledger.find_raw_near(near, *range).filter(|slot| {
                 state
                     .ledger
-                    .transition(slot, State::Mapped, State::Unmapping)
+                    .transition(*slot, State::Mapped, State::Unmapping)
             });
-            if begun {
-                continue;
+            let Some(slot) = slot else {
+                state.unbegin_all(iova.iter().take(i));
+                return Err(UnmapError::NotMapped(*range));
+            };
+            let this = (slot, *range);
+            if let Some(before) = before
+                && join(before.1, *range, granule).is_some()
+            {
+                begun.may_merge &= state.ledger.are_side_by_side(before, this);
             }
-            for range in iova.iter().take(i) {
+            before = Some(this);
+        }
+        if !begun.known {
+            // The device does not know the domain.
+            for range in iova {
                 if let Some(slot) = state.ledger.find(*range) {
-                    state
-                        .ledger
-                        .transition(slot, State::Unmapping, State::Mapped);
+                    state.ledger.remove(slot);
                 }
             }
-            return Err(UnmapError::NotMapped(*range));
         }
-        if !state.members.is_empty() {
-            return Ok(true);
-        }
-        // The device does not know the domain.
+        Ok(begun)
+    }
+}
+
+impl DomainState {
+    /// Notes that mappings are not about to end after all.
+    #[cold]
+    fn unbegin_all<'a>(&mut self, iova: impl Iterator<Item = &'a IovaRange>) {
         for range in iova {
-            if let Some(slot) = state.ledger.find(*range) {
-                state.ledger.remove(slot);
+            if let Some(slot) = self.ledger.find(*range) {
+                self.ledger
+                    .transition(slot, State::Unmapping, State::Mapped);
             }
         }
-        Ok(false)
     }
+}
+
+/// Mappings that are about to end.
+struct Begun {
+    /// Nothing is in the holes between neighbours.
+    may_merge: bool,
+    /// The device has to be told.
+    known: bool,
 }

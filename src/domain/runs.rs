@@ -45,11 +45,13 @@ impl<T: Spot> Iterator for Runs<'_, T> {
         if let Some(granule) = self.merge {
             // Only one that follows the last: what is beside the first was not looked at.
             while let Some((next, others)) = rest.split_first()
-                && join(last, next.iova(), granule).is_some()
-                && let Some(longer) = join(run, next.iova(), granule)
+                && let next = next.iova()
+                && let Some(longer) = join(run, next, granule)
+                && (longer.start() == run.start() || run.start() == last.start())
+                && (longer.end() == run.end() || run.end() == last.end())
             {
                 run = longer;
-                last = next.iova();
+                last = next;
                 count += 1;
                 rest = others;
             }
@@ -60,7 +62,8 @@ impl<T: Spot> Iterator for Runs<'_, T> {
 }
 
 /// The two as one range, if not more than a hole of one granule is between them.
-fn join(a: IovaRange, b: IovaRange, granule: u64) -> Option<IovaRange> {
+#[inline]
+pub(super) fn join(a: IovaRange, b: IovaRange, granule: u64) -> Option<IovaRange> {
     let (below, above) = if a.start() < b.start() {
         (a, b)
     } else {
@@ -74,29 +77,27 @@ fn join(a: IovaRange, b: IovaRange, granule: u64) -> Option<IovaRange> {
 }
 
 impl<P: Platform> Domain<P> {
-    /// The runs of mappings that are about to end.
+    /// The runs of mappings that are about to end, which may only be merged if nothing is in the
+    /// holes between neighbours.
     #[inline]
-    pub(super) fn runs<'a, T: Spot>(&self, ends: &'a [T]) -> Runs<'a, T> {
-        let granule = self.shared.geometry.granule();
-        let merge = ends.len() > 1 && self.may_merge(ends, granule);
+    pub(super) fn runs<'a, T: Spot>(&self, ends: &'a [T], may_merge: bool) -> Runs<'a, T> {
+        let merge = may_merge && ends.len() > 1;
         Runs {
             ends,
-            merge: merge.then_some(granule),
+            merge: merge.then_some(self.shared.geometry.granule()),
         }
     }
 
     /// Whether nothing is in the holes between neighbours.
-    fn may_merge<T: Spot>(&self, ends: &[T], granule: u64) -> bool {
+    pub(super) fn may_merge(&self, ends: &[Held]) -> bool {
+        let granule = self.shared.geometry.granule();
         let state = self.state.lock();
         ends.windows(2).all(|pair| match pair {
-            [a, b] if join(a.iova(), b.iova(), granule).is_some() => {
-                let (a, b) = (a.iova(), b.iova());
-                let (below, above) = if a.start() < b.start() {
-                    (a, b)
-                } else {
-                    (b, a)
-                };
-                state.ledger.are_neighbours(below, above)
+            [a, b] => {
+                join(a.iova, b.iova, granule).is_none()
+                    || state
+                        .ledger
+                        .are_side_by_side((a.slot, a.iova), (b.slot, b.iova))
             }
             _ => true,
         })
