@@ -5,12 +5,14 @@
 
 use alloc::sync::Arc;
 
+use core::mem::ManuallyDrop;
+
 use lock_api::Mutex;
 use thiserror::Error;
 
 use super::DmaDevice;
 use super::buffer::PageBuf;
-use super::device::Limits;
+use super::device::Port;
 use super::direction::{DeviceWrites, Direction, FromDevice, ToDevice};
 use super::mapping::{MapFailure, Mapping};
 use super::segments::Cut;
@@ -106,9 +108,16 @@ struct Pool<D: Direction, P: Platform> {
     memory: Mapping<PageBuf<P>, D, P>,
     /// Offsets into it, from `FIRST` on.
     places: Mutex<P::Lock, Space<Use>>,
+    /// A power of two.
     unit: u64,
+    /// Size of the memory, in bytes.
+    len: u64,
+    /// Of each place, in bytes: the unit, or what the endpoint needs.
+    align: u64,
+    /// What no place lies across, unless it is longer.
+    boundary: u64,
     /// Of the endpoint.
-    limits: Limits,
+    port: Arc<Port<P>>,
 }
 
 /// The address of offset 0 in the space of a pool.
@@ -136,26 +145,34 @@ impl<D: Direction, P: Platform> Pool<D, P> {
             memory: device.map::<D, _>(memory)?,
             places: Mutex::new(places),
             unit,
-            limits: device.limits(),
+            len,
+            // The pool begins at a multiple of both, or is smaller: offsets are as good as addresses.
+            align: unit.max(device.limits().align),
+            boundary: device.limits().boundary,
+            port: device.port().clone(),
         })
     }
 
+    #[inline(always)]
     fn take(&self, len: usize) -> Result<(Slot, usize), BounceError> {
-        let wanted = len as u64;
-        let padded = wanted.checked_next_multiple_of(self.unit);
-        let padded = padded.filter(|padded| len != 0 && *padded <= self.memory.len() as u64);
-        let len = padded.ok_or(BounceError::Length)?;
-        // The pool begins at a multiple of both, or is smaller: offsets are as good as addresses.
-        let Limits {
-            align, boundary, ..
-        } = self.limits;
+        // Longer than any pool, when it does not fit.
+        let rest = self.unit - 1;
+        let len = (len as u64).saturating_add(rest) & !rest;
+        if len == 0 || len > self.len {
+            return Err(BounceError::Length);
+        }
         let wish = Wish {
             len,
-            align: self.unit.max(align),
+            align: self.align,
             limit: Iova(u64::MAX),
-            boundary: if len <= boundary { boundary } else { 0 },
+            boundary: if len <= self.boundary {
+                self.boundary
+            } else {
+                0
+            },
         };
-        match self.places.lock().alloc(&wish, Use::Transfer) {
+        let found = self.places.lock().alloc(&wish, Use::Transfer);
+        match found {
             Ok((slot, range)) => Ok((slot, (range.start().0 - FIRST) as usize)),
             Err(IovaError::Full | IovaError::Exhausted) => Err(BounceError::Exhausted),
             Err(_) => Err(BounceError::Length),
@@ -343,17 +360,11 @@ pub struct Bounced<D: Direction, P: Platform> {
     slot: Slot,
     offset: usize,
     len: usize,
-    finished: bool,
 }
 
 impl<D: Direction, P: Platform> Drop for Bounced<D, P> {
     fn drop(&mut self) {
-        let mut places = self.pool.places.lock();
-        if self.finished {
-            places.free(self.slot);
-        } else {
-            places.set(self.slot, Use::Quarantined);
-        }
+        self.pool.places.lock().set(self.slot, Use::Quarantined);
     }
 }
 
@@ -364,6 +375,7 @@ impl<D: Direction, P: Platform> core::fmt::Debug for Bounced<D, P> {
 }
 
 impl<D: Direction, P: Platform> Bounced<D, P> {
+    #[inline(always)]
     fn new(pool: &Arc<Pool<D, P>>, len: usize) -> Result<Self, BounceError> {
         let (slot, offset) = pool.take(len)?;
         Ok(Self {
@@ -371,7 +383,6 @@ impl<D: Direction, P: Platform> Bounced<D, P> {
             slot,
             offset,
             len,
-            finished: false,
         })
     }
 
@@ -400,7 +411,7 @@ impl<D: Direction, P: Platform> Bounced<D, P> {
         let range = IovaRange::from_len(self.device_addr(), self.len as u64);
         range
             .into_iter()
-            .flat_map(|range| Cut::new(range, self.pool.limits))
+            .flat_map(|range| Cut::new(range, &self.pool.port.limits))
     }
 
     /// Copies what is there now. `false`, and nothing is copied, beyond the end.
@@ -417,8 +428,12 @@ impl<D: Direction, P: Platform> Bounced<D, P> {
 
     /// Gives the place back to the pool. To be called when the endpoint has reported that it is
     /// done; earlier, it may mix data of later transfers of the same endpoint up, and nothing else.
-    pub fn finish(mut self) {
-        self.finished = true;
+    #[inline]
+    pub fn finish(self) {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: `this` is not dropped, so nothing reads it out again.
+        let pool = unsafe { core::ptr::read(&this.pool) };
+        pool.places.lock().free(this.slot);
     }
 
     /// [Reads](Self::read) from the beginning, and [finishes](Self::finish). `false` if the

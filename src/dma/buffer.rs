@@ -64,6 +64,7 @@ pub unsafe trait DmaBuffer: Send + 'static {
 }
 
 /// Fills all of a buffer with zeros.
+#[inline(never)]
 fn zero<B: DmaBuffer + ?Sized>(buffer: &mut B) {
     for piece in buffer.pieces() {
         // SAFETY: the piece is valid for writes, as the implementor of `DmaBuffer` promises, and
@@ -115,15 +116,16 @@ unsafe impl<B: DmaBuffer> DmaBuffer for Box<B> {
     }
 }
 
-/// Who has seen what is in some pages.
+/// Who has seen what is in some pages: the domain with this number, and nothing came in since but
+/// from there; or one of the two below, which are no numbers of domains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
+struct Seen(u64);
+
+impl Seen {
     /// There is nothing to be seen.
-    Zeros,
-    /// The domain with this number, and nothing came in since but from there.
-    By(u64),
+    const ZEROS: Self = Self(u64::MAX);
     /// Nobody, or somebody unknown.
-    Secret,
+    const SECRET: Self = Self(u64::MAX - 1);
 }
 
 /// Whole pages of the platform, zeroed at first, contiguous in physical memory.
@@ -131,13 +133,46 @@ enum Seen {
 /// The CPU owns them, and uses them as a slice, until they move into a mapping.
 pub struct PageBuf<P: Platform> {
     memory: Pages,
-    pages: NonZeroUsize,
     platform: Arc<P>,
-    /// Alignment, as a power of two.
-    align: u8,
-    /// Whether the first granule is a guard that nobody uses.
-    guarded: bool,
     seen: Seen,
+    shape: Shape,
+}
+
+/// Size and alignment of some pages, in one word: a buffer that consists of words is moved in
+/// registers.
+#[derive(Clone, Copy, Debug)]
+struct Shape(u64);
+
+impl Shape {
+    const GUARDED: u64 = 1 << 8;
+    const PAGES: u32 = 9;
+
+    /// `granule` is a power of two. `None` if there are too many pages.
+    fn new(pages: NonZeroUsize, granule: usize, guarded: bool) -> Option<Self> {
+        let count = u64::try_from(pages.get()).ok()?;
+        let shape = count.checked_mul(1 << Self::PAGES)? | u64::from(granule.ilog2());
+        Some(Self(shape | if guarded { Self::GUARDED } else { 0 }))
+    }
+
+    #[inline]
+    fn pages(self) -> usize {
+        (self.0 >> Self::PAGES) as usize
+    }
+
+    /// Alignment, in bytes.
+    #[inline]
+    fn granule(self) -> usize {
+        1 << (self.0 & 63)
+    }
+
+    /// Size of the guard at the beginning, which nobody uses, in bytes.
+    #[inline]
+    fn guard(self) -> usize {
+        match self.0 & Self::GUARDED {
+            0 => 0,
+            _ => self.granule(),
+        }
+    }
 }
 
 // SAFETY: the pages belong to the value alone, and the CPU may access them from any thread.
@@ -166,35 +201,26 @@ impl<P: Platform> PageBuf<P> {
         let bytes = bytes.max(1).checked_next_multiple_of(granule)?;
         let bytes = bytes.checked_add(if guarded { granule } else { 0 })?;
         let pages = NonZeroUsize::new(bytes / PAGE_SIZE)?;
+        let shape = Shape::new(pages, granule, guarded)?;
         let memory = platform.alloc_pages(pages, granule)?;
         Some(Self {
             memory,
-            pages,
             platform: platform.clone(),
-            align: u8::try_from(granule.ilog2()).unwrap_or(0),
-            guarded,
-            seen: Seen::Zeros,
+            seen: Seen::ZEROS,
+            shape,
         })
-    }
-
-    fn granule(&self) -> usize {
-        1 << self.align
-    }
-
-    fn guard(&self) -> usize {
-        if self.guarded { self.granule() } else { 0 }
     }
 
     /// Size, in bytes.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "pages are never empty")]
     pub fn len(&self) -> usize {
-        self.pages.get() * PAGE_SIZE - self.guard()
+        self.shape.pages() * PAGE_SIZE - self.shape.guard()
     }
 
     fn start(&self) -> NonNull<u8> {
         // SAFETY: the guard is inside of the pages.
-        unsafe { self.memory.virt.add(self.guard()) }
+        unsafe { self.memory.virt.add(self.shape.guard()) }
     }
 }
 
@@ -210,7 +236,7 @@ impl<P: Platform> Deref for PageBuf<P> {
 
 impl<P: Platform> DerefMut for PageBuf<P> {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.seen = Seen::Secret;
+        self.seen = Seen::SECRET;
         // SAFETY: as for `deref`, and `self` is borrowed mutably.
         unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), self.len()) }
     }
@@ -219,37 +245,61 @@ impl<P: Platform> DerefMut for PageBuf<P> {
 // SAFETY: the platform gave out the pages, contiguous, aligned to the granule, for this value
 // alone; they are borrowed through it, and given back by its `drop`.
 unsafe impl<P: Platform> DmaBuffer for PageBuf<P> {
+    #[inline(always)]
     fn pieces(&self) -> impl Iterator<Item = Piece> + Clone + '_ {
-        let start = self.memory.phys.0.saturating_add(self.guard() as u64);
+        let start = self.memory.phys.0.saturating_add(self.shape.guard() as u64);
         let phys = PhysRange::from_len(crate::address::PhysAddr(start), self.len() as u64);
         let virt = self.start();
         phys.map(|phys| Piece { phys, virt }).into_iter()
     }
 
+    #[inline]
     fn conceal(&mut self, audience: Audience, access: Access) {
         let known = audience.platform == Arc::as_ptr(&self.platform).addr();
-        let seen = match self.seen {
-            Seen::Zeros => true,
-            Seen::By(serial) => known && serial == audience.serial,
-            Seen::Secret => false,
-        };
+        let by_audience = Seen(audience.serial);
+        let seen = self.seen == Seen::ZEROS || known && self.seen == by_audience;
         if !seen && !access.contains(Access::READ) {
             zero(self);
         }
         self.seen = match known {
-            true => Seen::By(audience.serial),
-            false => Seen::Secret,
+            true => by_audience,
+            false => Seen::SECRET,
         };
     }
 }
 
 impl<P: Platform> Drop for PageBuf<P> {
     fn drop(&mut self) {
+        let Some(pages) = NonZeroUsize::new(self.shape.pages()) else {
+            return;
+        };
         // SAFETY: `new` got them from the same platform with these values, and no device uses
         // them, or they would be in a mapping.
         unsafe {
             self.platform
-                .dealloc_pages(self.memory, self.pages, self.granule());
+                .dealloc_pages(self.memory, pages, self.shape.granule());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_keeps_all_its_parts() {
+        let most = 1 << (u64::BITS - Shape::PAGES - 1);
+        for pages in [1, 2, 513, most] {
+            for granule in [0x1000, 0x1_0000, 1 << 30] {
+                let count = NonZeroUsize::new(pages).unwrap();
+                for (guarded, guard) in [(false, 0), (true, granule)] {
+                    let shape = Shape::new(count, granule, guarded).unwrap();
+                    let parts = (shape.pages(), shape.granule(), shape.guard());
+                    assert_eq!(parts, (pages, granule, guard));
+                }
+            }
+        }
+        let many = NonZeroUsize::new(2 * most).unwrap();
+        assert!(Shape::new(many, 0x1000, false).is_none());
     }
 }

@@ -3,7 +3,8 @@
 use super::DmaDevice;
 use super::buffer::{DmaBuffer, PageBuf, bytes};
 use super::direction::Bidirectional;
-use super::mapping::{Completed, MapFailure, Mapping, phys};
+use super::live::phys;
+use super::mapping::{Completed, MapFailure, Mapping};
 use crate::address::{Iova, PhysAddr};
 use crate::domain::Parts;
 use crate::platform::Platform;
@@ -172,6 +173,6 @@ impl<B: DmaBuffer, P: Platform> Mapping<B, Bidirectional, P> {
     fn parts(&self) -> impl Iterator<Item = (crate::address::IovaRange, PhysAddr)> + '_ {
         let live = self.live();
         debug_assert!(live.buffer.pieces().all(|piece| bytes(piece.phys) > 0));
-        Parts::new(phys(&live.buffer), live.held.iova.start(), live.limits.gap)
+        Parts::new(phys(&live.buffer), live.site.start(), live.gap())
     }
 }

@@ -5,9 +5,10 @@ use core::mem::ManuallyDrop;
 
 use super::buffer::DmaBuffer;
 use super::direction::{DeviceWrites, Direction};
-use super::mapping::{Failed, Live, MapFailure, Mapping, phys, send_one};
+use super::live::{Live, phys};
+use super::mapping::{Failed, MapFailure, Mapping, send_one};
 use crate::device::RequestError;
-use crate::domain::{Again, Erased, MapError, ParkError, Place, UnmapError};
+use crate::domain::{Again, Domain, Erased, Held, MapError, ParkError, Place, UnmapError};
 use crate::platform::Platform;
 
 /// A buffer whose endpoint is done with it, and whose UNMAP is put off so that it shares a request
@@ -40,12 +41,9 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Drop for Deferred<B, D, P> {
         let place = self.place;
         // SAFETY: it is not used afterwards.
         let live = unsafe { ManuallyDrop::take(&mut self.live) };
-        let Live {
-            domain,
-            held,
-            buffer,
-            ..
-        } = live;
+        let held = live.held();
+        let Live { port, buffer, .. } = live;
+        let domain = &port.domain;
         let Err(buffer) = domain.leave(held, Erased::new(buffer)) else {
             return;
         };
@@ -58,7 +56,7 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Drop for Deferred<B, D, P> {
 
 impl<B: DmaBuffer, D: Direction, P: Platform> core::fmt::Debug for Deferred<B, D, P> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Deferred({})", self.live.held.iova)
+        write!(f, "Deferred({})", self.live.held().iova)
     }
 }
 
@@ -66,31 +64,15 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Deferred<B, D, P> {
     /// Puts an UNMAP off, or sends it now if there is no room for another.
     #[inline(always)]
     pub(super) fn park(live: Live<B, P>) -> Self {
-        let place = match live.domain.park(live.held) {
+        let place = match live.domain().park(live.held()) {
             Ok(place) => Some(place),
-            Err(error) => Self::park_again(&live, error),
+            Err(error) => park_again(live.domain(), live.held(), error),
         };
         Self {
             place,
             live: ManuallyDrop::new(live),
             direction: PhantomData,
         }
-    }
-
-    /// Makes room, or sends the UNMAP.
-    #[cold]
-    fn park_again(live: &Live<B, P>, error: ParkError) -> Option<Place> {
-        let Live { domain, held, .. } = live;
-        let mut place = None;
-        if error == ParkError::Full {
-            // If somebody else is flushing, there may be room afterwards, or not.
-            let _ = domain.flush();
-            place = domain.park(*held).ok();
-        }
-        if place.is_none() {
-            domain.revoke_now(*held);
-        }
-        place
     }
 
     #[inline(always)]
@@ -110,7 +92,7 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Deferred<B, D, P> {
     #[inline(always)]
     pub fn reuse(self) -> Result<Mapping<B, D, P>, MapFailure<B>> {
         let (live, place) = self.into_parts();
-        match live.domain.unpark(live.held, place) {
+        match live.domain().unpark(live.held(), place) {
             Ok(Again::Mapped) => Ok(Mapping::of(live)),
             again => Self::reuse_unmapped(live, again),
         }
@@ -147,11 +129,11 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Deferred<B, D, P> {
     #[cfg(feature = "virtio-drivers")]
     pub(crate) fn resume(self) -> Option<Mapping<B, D, P>> {
         let (live, place) = self.into_parts();
-        let held = live.held;
-        match live.domain.unpark(held, place) {
+        let held = live.held();
+        match live.domain().unpark(held, place) {
             Ok(Again::Mapped) => return Some(Mapping::of(live)),
-            Ok(Again::Revoked) => live.domain.forget_revoked(held),
-            Ok(Again::Quarantined(_)) => live.domain.keep(held, Erased::new(live.buffer)),
+            Ok(Again::Revoked) => live.domain().forget_revoked(held),
+            Ok(Again::Quarantined(_)) => live.keep(),
             Err(_) => live.abandon(),
         }
         None
@@ -161,15 +143,15 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Deferred<B, D, P> {
     fn map_again(live: Live<B, P>) -> Result<Mapping<B, D, P>, MapFailure<B>> {
         match Self::send_again(&live) {
             Ok(()) => Ok(Mapping::of(live)),
-            Err(failed) => Err(failed.with(&live.domain, live.buffer)),
+            Err(failed) => Err(failed.with(&live.port.domain, live.buffer)),
         }
     }
 
     fn send_again(live: &Live<B, P>) -> Result<(), Failed> {
-        let Live { domain, held, .. } = live;
+        let (domain, held) = (live.domain(), live.held());
         let plan = domain
-            .plan_again(*held, phys(&live.buffer), live.limits.gap, D::ACCESS)
-            .inspect_err(|_| domain.forget_revoked(*held))?;
+            .plan_again(held, phys(&live.buffer), live.gap(), D::ACCESS)
+            .inspect_err(|_| domain.forget_revoked(held))?;
         send_one(domain, plan)?;
         Ok(())
     }
@@ -182,7 +164,7 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Deferred<B, D, P> {
     /// still reach it.
     pub fn reclaim(self) -> Result<B, UnmapError> {
         let (live, place) = self.into_parts();
-        match live.domain.reclaim(live.held, place) {
+        match live.domain().reclaim(live.held(), place) {
             Ok(()) => Ok(live.buffer),
             Err(error) => {
                 live.keep();
@@ -194,7 +176,7 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Deferred<B, D, P> {
     /// Whether the UNMAP is confirmed: [`reclaim`](Self::reclaim) takes no request then.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
-        self.live.domain.is_revoked(self.live.held)
+        self.live.domain().is_revoked(self.live.held())
     }
 
     /// As [`Mapping::read`]: the endpoint can still reach the buffer.
@@ -213,4 +195,19 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Deferred<B, D, P> {
     pub fn write(&self, offset: usize, from: &[u8]) -> bool {
         self.live.write(offset, from)
     }
+}
+
+/// Makes room, or sends the UNMAP.
+#[cold]
+fn park_again<P: Platform>(domain: &Domain<P>, held: Held, error: ParkError) -> Option<Place> {
+    let mut place = None;
+    if error == ParkError::Full {
+        // If somebody else is flushing, there may be room afterwards, or not.
+        let _ = domain.flush();
+        place = domain.park(held).ok();
+    }
+    if place.is_none() {
+        domain.revoke_now(held);
+    }
+    place
 }

@@ -75,16 +75,13 @@ pub(super) struct Limits {
     pub(super) align: u64,
     pub(super) boundary: u64,
     pub(super) max_segment: u64,
-    /// Holes between parts, in bytes.
-    pub(super) gap: u64,
 }
 
-impl Limits {
-    /// The same, for a mapping with holes between its parts.
-    #[inline]
-    pub(super) fn with_gap(self, gap: u64) -> Self {
-        Self { gap, ..self }
-    }
+/// What the handles and the mappings of an endpoint share.
+pub(super) struct Port<P: Platform> {
+    pub(super) domain: Arc<Domain<P>>,
+    pub(super) limits: Limits,
+    endpoint: EndpointId,
 }
 
 /// Why an endpoint cannot do DMA in a domain.
@@ -111,17 +108,13 @@ pub enum DmaError {
 /// [`Options::timeout`](crate::Options::timeout); dropping a [`Mapping`](super::Mapping) does, too.
 /// So they do not belong in an interrupt handler. Several CPUs may use one handle at once.
 pub struct DmaDevice<P: Platform> {
-    domain: Arc<Domain<P>>,
-    endpoint: EndpointId,
-    limits: Limits,
+    port: Arc<Port<P>>,
 }
 
 impl<P: Platform> Clone for DmaDevice<P> {
     fn clone(&self) -> Self {
         Self {
-            domain: self.domain.clone(),
-            endpoint: self.endpoint,
-            limits: self.limits,
+            port: self.port.clone(),
         }
     }
 }
@@ -129,8 +122,8 @@ impl<P: Platform> Clone for DmaDevice<P> {
 impl<P: Platform> core::fmt::Debug for DmaDevice<P> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("DmaDevice")
-            .field("endpoint", &self.endpoint)
-            .field("domain", &self.domain.id())
+            .field("endpoint", &self.endpoint())
+            .field("domain", &self.domain().id())
             .finish_non_exhaustive()
     }
 }
@@ -173,34 +166,41 @@ impl<P: Platform> DmaDevice<P> {
             Err(AttachError::Attached(owner)) if owner == domain.id() => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(Self {
+        let port = Port {
             domain: domain.clone(),
-            endpoint,
             limits: Limits {
                 mask: Iova(mask),
                 align,
                 boundary,
                 max_segment,
-                gap: 0,
             },
+            endpoint,
+        };
+        Ok(Self {
+            port: Arc::new(port),
         })
     }
 
     /// The endpoint.
     #[must_use]
     pub fn endpoint(&self) -> EndpointId {
-        self.endpoint
+        self.port.endpoint
     }
 
     /// The address space. Other endpoints may be in it, too: what is mapped, is mapped for all.
     #[must_use]
     pub fn domain(&self) -> &Arc<Domain<P>> {
-        &self.domain
+        &self.port.domain
     }
 
     #[inline]
-    pub(super) fn limits(&self) -> Limits {
-        self.limits
+    pub(super) fn port(&self) -> &Arc<Port<P>> {
+        &self.port
+    }
+
+    #[inline]
+    pub(super) fn limits(&self) -> &Limits {
+        &self.port.limits
     }
 
     /// Zeroed pages that can be mapped, at least `bytes` bytes, rounded up to whole granules.
@@ -208,19 +208,29 @@ impl<P: Platform> DmaDevice<P> {
     /// `None` without memory for it.
     #[must_use]
     pub fn alloc(&self, bytes: usize) -> Option<PageBuf<P>> {
-        PageBuf::new(self.domain.platform(), bytes, self.domain.granule(), false)
+        PageBuf::new(
+            self.domain().platform(),
+            bytes,
+            self.domain().granule(),
+            false,
+        )
     }
 
     /// The same, with a granule of memory in front that nobody uses: devices are known to look one
     /// byte too far, and to end up there.
     pub(crate) fn alloc_guarded(&self, bytes: usize) -> Option<PageBuf<P>> {
-        PageBuf::new(self.domain.platform(), bytes, self.domain.granule(), true)
+        PageBuf::new(
+            self.domain().platform(),
+            bytes,
+            self.domain().granule(),
+            true,
+        )
     }
 
     /// Whether mappings can be told as one segment each, whatever their length.
     #[cfg(feature = "virtio-drivers")]
     pub(crate) fn takes_any_segment(&self) -> bool {
-        self.limits.boundary == 0 && self.limits.max_segment == u64::MAX
+        self.limits().boundary == 0 && self.limits().max_segment == u64::MAX
     }
 
     /// Takes the endpoint, and all others of its isolation group, out of the address space.
@@ -231,6 +241,6 @@ impl<P: Platform> DmaDevice<P> {
     ///
     /// [`AttachError`], as [`Domain::detach`].
     pub fn detach(self) -> Result<(), AttachError> {
-        self.domain.detach(self.endpoint)
+        self.domain().detach(self.endpoint())
     }
 }

@@ -3,9 +3,11 @@
 use super::DmaDevice;
 use super::buffer::DmaBuffer;
 use super::direction::Direction;
-use super::mapping::{Completed, Failed, Live, MapFailure, Mapping, phys};
+use super::live::{Live, Site, phys};
+use super::mapping::{Completed, Failed, MapFailure, Mapping};
+use crate::address::PhysRange;
 use crate::device::Outcome;
-use crate::domain::{Fate, Held, Owner, UnmapError};
+use crate::domain::{Fate, Held, MapError, MapOptions, Owner, UnmapError};
 use crate::platform::Platform;
 
 /// What became of an [exchange](DmaDevice::exchange).
@@ -42,17 +44,17 @@ impl<P: Platform> DmaDevice<P> {
             };
         }
         next.conceal(domain.audience(), E::ACCESS);
-        let (ended, begun) = self.exchange_borrowed::<E, C>(done.held(), &next);
+        let (ended, begun) =
+            self.exchange_pieces(done.held(), phys(&next), self.options::<E>(&next, 0));
         let unmapped = match ended {
             None => done.unmap(),
             Some(ended) => done.settle(ended),
         };
         let mapped = match begun {
             Ok(held) => Ok(Mapping::of(Live {
-                domain: domain.clone(),
-                held,
+                port: self.port().clone(),
+                site: Site::of(held),
                 buffer: next,
-                limits: self.limits(),
             })),
             Err(failed) => Err(failed.with(domain, next)),
         };
@@ -61,14 +63,22 @@ impl<P: Platform> DmaDevice<P> {
 
     /// The requests of an exchange: the outcome of the UNMAP, if it was sent, and of the MAPs.
     #[inline(never)]
-    fn exchange_borrowed<E: Direction, C: DmaBuffer>(
+    fn exchange_pieces<I>(
         &self,
         end: Held,
-        next: &C,
-    ) -> (Option<Outcome>, Result<Held, Failed>) {
+        pieces: I,
+        options: MapOptions,
+    ) -> (Option<Outcome>, Result<Held, Failed>)
+    where
+        I: Iterator<Item = PhysRange> + Clone,
+    {
         let domain = self.domain();
         let planned = domain
-            .draft(phys(next), self.options::<E>(next, 0), 0)
+            .draft(pieces, options, 0)
+            .and_then(|draft| match Site::is_for(draft.len()) {
+                true => Ok(draft),
+                false => Err(MapError::OutOfIova),
+            })
             .and_then(|draft| domain.plan_beside_end(draft, Owner::Buffer, end));
         let plan = match planned {
             Ok(plan) => plan,

@@ -4,11 +4,11 @@ use alloc::sync::Arc;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 
-use super::buffer::{DmaBuffer, Piece, bytes};
+use super::DmaDevice;
+use super::buffer::DmaBuffer;
 use super::deferred::Deferred;
-use super::device::Limits;
 use super::direction::{DeviceWrites, Direction};
-use super::{DmaDevice, copy};
+use super::live::{Live, Site, phys};
 use crate::address::{Iova, IovaRange, PhysRange};
 use crate::device::Outcome;
 use crate::domain::{
@@ -41,98 +41,6 @@ impl<B> core::fmt::Display for MapFailure<B> {
 }
 
 impl<B> core::error::Error for MapFailure<B> {}
-
-/// A mapping and its buffer, without a rule of what happens when it is dropped: nothing.
-pub(super) struct Live<B, P: Platform> {
-    pub(super) domain: Arc<Domain<P>>,
-    pub(super) held: Held,
-    pub(super) buffer: B,
-    pub(super) limits: Limits,
-}
-
-impl<B: DmaBuffer, P: Platform> Live<B, P> {
-    /// Gives it up: somebody may still be using the buffer.
-    pub(super) fn abandon(self) {
-        self.domain.abandon(self.held, Erased::new(self.buffer));
-    }
-
-    /// Unmaps it, and gives the buffer back. If that is not confirmed, the buffer is quarantined.
-    #[inline(always)]
-    pub(super) fn end(self) -> Result<B, UnmapError> {
-        match self.domain.end_held(self.held) {
-            Ok(()) => Ok(self.buffer),
-            Err(error) => {
-                self.keep();
-                Err(error)
-            }
-        }
-    }
-
-    /// Quarantines the buffer of a mapping that is not confirmed to be gone.
-    #[cold]
-    pub(super) fn keep(self) {
-        self.domain.keep(self.held, Erased::new(self.buffer));
-    }
-
-    /// The pointer to `len` bytes from `offset`, piece by piece, with the place in the data.
-    fn access(
-        &self,
-        offset: usize,
-        len: usize,
-        mut each: impl FnMut(core::ptr::NonNull<u8>, usize, usize),
-    ) -> bool {
-        let Some(end) = offset.checked_add(len) else {
-            return false;
-        };
-        let mut at = 0;
-        for Piece { phys, virt } in self.buffer.pieces() {
-            let size = bytes(phys);
-            let (from, to) = (offset.max(at), end.min(at.saturating_add(size)));
-            if from < to {
-                // SAFETY: the piece has `size` bytes, and `from - at` is less.
-                let place = unsafe { virt.add(from - at) };
-                each(place, from - offset, to - from);
-            }
-            at = at.saturating_add(size);
-        }
-        end <= at
-    }
-
-    pub(super) fn read(&self, offset: usize, into: &mut [u8]) -> bool {
-        let len = into.len();
-        offset.checked_add(len).is_some_and(|end| end <= self.len())
-            && self.access(offset, len, |from, at, len| {
-                if let Some(into) = into.get_mut(at..at + len) {
-                    // SAFETY: `access` gives `len` bytes of a piece, valid for reads.
-                    unsafe { copy::read(from, into) };
-                }
-            })
-    }
-
-    pub(super) fn write(&self, offset: usize, from: &[u8]) -> bool {
-        let len = from.len();
-        offset.checked_add(len).is_some_and(|end| end <= self.len())
-            && self.access(offset, len, |to, at, len| {
-                if let Some(from) = from.get(at..at + len) {
-                    // SAFETY: `access` gives `len` bytes of a piece, valid for writes; whoever
-                    // else uses them is a device.
-                    unsafe { copy::write(to, from) };
-                }
-            })
-    }
-
-    /// Size of the data, in bytes.
-    pub(super) fn len(&self) -> usize {
-        self.buffer
-            .pieces()
-            .fold(0, |sum, piece| sum.saturating_add(bytes(piece.phys)))
-    }
-}
-
-/// The pieces of a buffer, as the device finds them.
-pub(super) fn phys<B: DmaBuffer>(buffer: &B) -> impl Iterator<Item = PhysRange> + Clone + '_ {
-    buffer.pieces().map(|piece| piece.phys)
-}
 
 /// A buffer that an endpoint may use: it owns the buffer, and nobody can touch that meanwhile
 /// except by copying.
@@ -203,7 +111,7 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Drop for Mapping<B, D, P> {
 
 impl<B: DmaBuffer, D: Direction, P: Platform> core::fmt::Debug for Mapping<B, D, P> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Mapping({})", self.live.held.iova)
+        write!(f, "Mapping({})", self.live.held().iova)
     }
 }
 
@@ -231,13 +139,13 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Mapping<B, D, P> {
     /// Where the endpoint finds the first byte.
     #[must_use]
     pub fn device_addr(&self) -> Iova {
-        self.live.held.iova.start()
+        self.live.site.start()
     }
 
     /// The addresses of the endpoint. With [`DmaDevice::map_apart`] there are holes in it.
     #[must_use]
     pub fn iova(&self) -> IovaRange {
-        self.live.held.iova
+        self.live.held().iova
     }
 
     /// Size of the data, in bytes.
@@ -307,7 +215,7 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Drop for Completed<B, D, P> {
 
 impl<B: DmaBuffer, D: Direction, P: Platform> core::fmt::Debug for Completed<B, D, P> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Completed({})", self.live.held.iova)
+        write!(f, "Completed({})", self.live.held().iova)
     }
 }
 
@@ -342,11 +250,11 @@ impl<B: DmaBuffer, D: Direction, P: Platform> Completed<B, D, P> {
 
     /// Whether the mapping belongs to this domain.
     pub(super) fn is_in(&self, domain: &Arc<Domain<P>>) -> bool {
-        Arc::ptr_eq(&self.live.domain, domain)
+        Arc::ptr_eq(&self.live.port.domain, domain)
     }
 
     pub(super) fn held(&self) -> Held {
-        self.live.held
+        self.live.held()
     }
 
     /// Unmaps the buffer, and gives it back.
@@ -416,8 +324,8 @@ impl<P: Platform> DmaDevice<P> {
         self.map_with::<D, B>(buffer, gap).map(Mapping::of)
     }
 
-    /// Small enough to be inlined, so that the buffer is not copied from place to place: what is
-    /// long works on a borrow.
+    /// Small enough to be inlined, and lends the buffer to nobody, so that it is moved in
+    /// registers: what is long works on its pieces.
     #[inline(always)]
     fn map_with<D: Direction, B: DmaBuffer>(
         &self,
@@ -426,31 +334,33 @@ impl<P: Platform> DmaDevice<P> {
     ) -> Result<Live<B, P>, MapFailure<B>> {
         let domain = self.domain();
         buffer.conceal(domain.audience(), D::ACCESS);
-        match self.map_borrowed::<D, B>(&buffer, gap) {
+        let options = self.options::<D>(&buffer, gap);
+        match self.map_pieces(phys(&buffer), options, gap) {
             Ok(held) => Ok(Live {
-                domain: domain.clone(),
-                held,
+                port: self.port().clone(),
+                site: Site::of(held),
                 buffer,
-                limits: self.limits().with_gap(gap),
             }),
             Err(failed) => Err(failed.with(domain, buffer)),
         }
     }
 
     #[inline(never)]
-    fn map_borrowed<D: Direction, B: DmaBuffer>(
-        &self,
-        buffer: &B,
-        gap: u64,
-    ) -> Result<Held, Failed> {
+    fn map_pieces<I>(&self, pieces: I, options: MapOptions, gap: u64) -> Result<Held, Failed>
+    where
+        I: Iterator<Item = PhysRange> + Clone,
+    {
         let domain = self.domain();
-        let draft = domain.draft(phys(buffer), self.options::<D>(buffer, gap), gap)?;
+        let draft = domain.draft(pieces, options, gap)?;
+        if !Site::is_for(draft.len()) {
+            return Err(MapError::OutOfIova.into());
+        }
         let plan = domain.plan_one(draft, Owner::Buffer)?;
         send_one(domain, plan)
     }
 
     /// What the mapping of a buffer has to be like, with holes of `gap` bytes.
-    #[inline]
+    #[inline(always)]
     pub(super) fn options<D: Direction>(&self, buffer: &impl DmaBuffer, gap: u64) -> MapOptions {
         // Without a boundary nobody needs to know.
         let len = match self.limits().boundary {
@@ -463,7 +373,7 @@ impl<P: Platform> DmaDevice<P> {
     }
 
     /// What a mapping of `len` bytes, holes included, has to be like.
-    #[inline]
+    #[inline(always)]
     pub(super) fn options_for(&self, access: Access, len: Option<u64>) -> MapOptions {
         let limits = self.limits();
         let mut options = MapOptions::new(access)
@@ -522,7 +432,7 @@ impl Failed {
 }
 
 /// Sends the requests of one plan.
-#[inline]
+#[inline(always)]
 pub(super) fn send_one<P: Platform, I>(domain: &Domain<P>, plan: Plan<I>) -> Result<Held, Failed>
 where
     I: Iterator<Item = PhysRange> + Clone,

@@ -47,6 +47,7 @@ mod deferred;
 mod device;
 mod direction;
 mod exchange;
+mod live;
 mod mapping;
 mod resource;
 mod segments;

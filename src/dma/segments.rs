@@ -2,7 +2,7 @@
 
 use super::buffer::DmaBuffer;
 use super::device::Limits;
-use super::mapping::{Live, phys};
+use super::live::{Live, phys};
 use crate::address::{Iova, IovaRange};
 use crate::domain::Parts;
 use crate::platform::Platform;
@@ -10,11 +10,12 @@ use crate::platform::Platform;
 impl<B: DmaBuffer, P: Platform> Live<B, P> {
     /// The addresses, cut where the endpoint wants them cut, and at holes.
     pub(super) fn segments(&self) -> impl Iterator<Item = IovaRange> + '_ {
-        let limits = self.limits;
-        let whole = (limits.gap == 0).then_some(self.held.iova);
-        let pieces = (limits.gap != 0).then(|| phys(&self.buffer));
+        let limits = &self.port.limits;
+        let gap = self.gap();
+        let whole = (gap == 0).then(|| self.held().iova);
+        let pieces = (gap != 0).then(|| phys(&self.buffer));
         let parts = pieces.into_iter().flat_map(move |pieces| {
-            Parts::new(pieces, self.held.iova.start(), limits.gap).map(|(part, _)| part)
+            Parts::new(pieces, self.site.start(), gap).map(|(part, _)| part)
         });
         whole
             .into_iter()
@@ -33,7 +34,7 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    pub(super) fn new(range: IovaRange, limits: Limits) -> Self {
+    pub(super) fn new(range: IovaRange, limits: &Limits) -> Self {
         Self {
             rest: Some(range),
             boundary: limits.boundary,
