@@ -216,6 +216,113 @@ fn a_ring_of_two_slots_carries_a_hundred_requests() {
     }
 }
 
+/// The heads of the chains that `work` puts in the ring, in their order.
+fn heads<R>(model: &Model, work: impl FnOnce() -> R) -> (R, Vec<u16>) {
+    let before = model.request_count();
+    let result = work();
+    let heads = model.with(|d| d.seen[before..].iter().map(|seen| seen.head).collect());
+    (result, heads)
+}
+
+/// The heads of `count` requests that have the queue to themselves: the first slots, in order.
+fn alone(count: u16) -> Vec<u16> {
+    (0..count).map(|slot| 2 * slot).collect()
+}
+
+/// Nobody has a slot, neither for one request nor for many.
+fn nobody_has_a_slot(model: &Model, domain: &TestDomain) {
+    let pieces = pieces(64);
+    let (places, seen) = heads(model, || map_all(domain, &pieces, READ).unwrap());
+    assert_eq!(seen, alone(64));
+    all_there(model, &places, &pieces);
+    let (result, seen) = heads(model, || domain.unmap_all(&rig::apart(&places)));
+    assert_eq!((result, seen), (Ok(()), alone(64)));
+    for _ in 0..3 {
+        let (at, seen) = heads(model, || map(domain, pieces[0], RW).unwrap());
+        assert_eq!(seen, alone(1));
+        let (result, seen) = heads(model, || domain.unmap(at));
+        assert_eq!((result, seen), (Ok(()), alone(1)));
+    }
+}
+
+#[test]
+fn a_batch_beside_requests_in_flight_keeps_off_their_slots() {
+    let (model, _iommu, domain) = wide();
+    let mut left = 3;
+    model.script(move |seen| {
+        let late = rig::is_map(&seen.request) && left > 0;
+        left -= usize::from(late);
+        if late {
+            Answer::late()
+        } else {
+            Answer::honest()
+        }
+    });
+    // Nobody waits for these any more; the device still has them.
+    let (result, taken) = heads(&model, || map_all(&domain, &pieces(3), READ));
+    assert_eq!(result, Err(MapError::Exposed(RequestError::Unconfirmed)));
+    let taken = &taken[..3];
+    assert_eq!(taken, alone(3));
+    let pieces = pieces(64);
+    let (places, seen) = heads(&model, || map_all(&domain, &pieces, READ).unwrap());
+    assert_eq!(seen.len(), 64);
+    assert!(seen.iter().all(|head| !taken.contains(head)), "{seen:?}");
+    all_there(&model, &places, &pieces);
+    domain.unmap_all(&rig::apart(&places)).unwrap();
+    // The late answers are nobody's, whatever is asked next.
+    assert_eq!(model.with(|d| d.release(3)), 3);
+    let at = map(&domain, pieces[0], RW).unwrap();
+    domain.unmap(at).unwrap();
+    assert_eq!((domain.mapped(), domain.quarantined()), (0, 3));
+    nobody_has_a_slot(&model, &domain);
+}
+
+#[test]
+fn slots_that_come_back_out_of_order_are_all_free_again() {
+    for order in [Order::AnswerReversed, Order::AnswerShuffled(7)] {
+        let (model, _iommu, domain) = wide();
+        for count in [2, 3, 64] {
+            model.with(|d| d.knobs.order = order);
+            let pieces = pieces(count);
+            let places = map_all(&domain, &pieces, READ).unwrap();
+            all_there(&model, &places, &pieces);
+            domain.unmap_all(&rig::apart(&places)).unwrap();
+            model.with(|d| d.knobs.order = Order::Fifo);
+            nobody_has_a_slot(&model, &domain);
+        }
+    }
+}
+
+#[test]
+fn abandoned_requests_hold_their_slots_until_the_last_answer() {
+    let (model, _iommu, domain) = wide();
+    model.script(|seen| {
+        if rig::is_map(&seen.request) {
+            Answer::late()
+        } else {
+            Answer::honest()
+        }
+    });
+    for i in 0..3 {
+        let piece = phys(0x100_0000 + i * 0x1_0000, GRANULE);
+        map(&domain, piece, RW).unwrap_err();
+    }
+    model.honest();
+    assert_eq!(model.with(|d| d.waiting()), 3);
+    // The last one first, and the first one last.
+    for at in [2, 1, 0] {
+        let (place, seen) = heads(&model, || map(&domain, phys(0x5000, GRANULE), RW).unwrap());
+        assert_ne!(seen, alone(1), "its slot is taken");
+        domain.unmap(place).unwrap();
+        model.with(|d| d.release_one(at));
+    }
+    // Whoever asks next finds the answer, and takes it for nobody's.
+    let place = map(&domain, phys(0x5000, GRANULE), RW).unwrap();
+    domain.unmap(place).unwrap();
+    assert_eq!((domain.mapped(), domain.quarantined()), (0, 3));
+    nobody_has_a_slot(&model, &domain);
+}
+
 #[test]
 fn gv_vq_4_the_indices_wrap() {
     let _proof = proves(Oracle::Model, &["GV-VQ-4", "GV-VQ-2", "GV-VQ-3"]);
