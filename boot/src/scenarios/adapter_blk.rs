@@ -5,14 +5,15 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
+use virtio_drivers::device::blk::{BlkReq, BlkResp, SECTOR_SIZE, VirtIOBlk};
 use virtio_iommu::adapters::virtio_drivers::{Endpoint, IommuHal};
 use virtio_iommu::bind_endpoint;
 
 use super::adapter_lab::{DESK_CHECKS, Desk, Mode, TIMEOUT, Transport};
 use super::dma_lab::{Cost, PAGE, Pages, compare, fill};
 use crate::arch::Firmware;
-use crate::blk::{ID, SECTOR};
+use crate::block::BlockDevice;
+use crate::block::virtio::VirtioBlk;
 use crate::platform::{KernelHal, KernelPlatform};
 use crate::refusal::no_fault;
 use crate::report::{Checked, Report};
@@ -30,7 +31,7 @@ const SECTORS: u64 = 128;
 /// The sector that is written: the host side looks at it at the end.
 const WRITTEN: usize = 9;
 /// Sectors in a page.
-const PER_PAGE: usize = PAGE / SECTOR;
+const PER_PAGE: usize = PAGE / SECTOR_SIZE;
 
 /// What is on the disk at an offset, as the host side has made it: words that are all different.
 pub fn on_disk(offset: usize) -> u8 {
@@ -40,7 +41,7 @@ pub fn on_disk(offset: usize) -> u8 {
 
 /// Whether a buffer has what is on the disk from a sector on.
 pub fn has(buffer: &[u8], sector: usize) -> bool {
-    compare(buffer, |offset| on_disk(sector * SECTOR + offset)).is_ok()
+    compare(buffer, |offset| on_disk(sector * SECTOR_SIZE + offset)).is_ok()
 }
 
 /// `adapter-blk-strict`.
@@ -60,7 +61,7 @@ pub fn deferred(report: &mut Report, firmware: &Firmware) -> Checked {
 
 fn run(report: &mut Report, firmware: &Firmware, mode: Mode) -> Checked {
     report.plan(DESK_CHECKS + 1 + SHORT + WHOLE + MANY + WRITE + 2);
-    let desk = Desk::open::<Disk>(report, firmware, ID, mode.options())?;
+    let desk = Desk::open::<Disk>(report, firmware, VirtioBlk::ID, mode.options())?;
     let mut disk = open(report, &desk)?;
     short(report, &mut disk)?;
     whole(report, &desk, &mut disk, mode)?;
@@ -108,7 +109,8 @@ fn wait(report: &mut Report, disk: &mut Blk, token: u16) -> Checked {
 
 /// Writes what the host side looks for at the end, from the stack.
 pub fn turn(report: &mut Report, disk: &mut Blk) -> Checked {
-    let data: [u8; SECTOR] = core::array::from_fn(|offset| !on_disk(WRITTEN * SECTOR + offset));
+    let data: [u8; SECTOR_SIZE] =
+        core::array::from_fn(|offset| !on_disk(WRITTEN * SECTOR_SIZE + offset));
     let (mut request, mut answer) = (BlkReq::default(), BlkResp::default());
     // SAFETY: nobody touches the buffers before the answer; without one, nothing goes on here.
     let token = unsafe { disk.write_blocks_nb(WRITTEN, &mut request, &data, &mut answer) };
@@ -124,11 +126,11 @@ const SHORT: u32 = 4;
 /// Buffers on the stack, and in the heap, wherever they begin.
 fn short(report: &mut Report, disk: &mut Blk) -> Checked {
     report.equal("size", disk.capacity(), SECTORS);
-    let mut sector = [0; SECTOR];
+    let mut sector = [0; SECTOR_SIZE];
     let (done, cost) = Cost::measure(|| read(report, disk, 5, &mut sector));
     done?;
     report.that("a_sector_is_read_to_the_stack", has(&sector, 5));
-    let mut odd = vec![0xee; 3 * SECTOR + 2];
+    let mut odd = vec![0xee; 3 * SECTOR_SIZE + 2];
     let end = odd.len() - 1;
     let (done, more) = Cost::measure(|| read(report, disk, 70, &mut odd[1..end]));
     done?;
@@ -250,8 +252,8 @@ fn write(report: &mut Report, desk: &Desk, disk: &mut Blk) -> Checked {
     let first = WRITTEN / PER_PAGE * PER_PAGE;
     let mut pages = desk.alloc(report, 1)?;
     fill(&mut pages, |offset| {
-        let byte = on_disk(first * SECTOR + offset);
-        match first + offset / SECTOR {
+        let byte = on_disk(first * SECTOR_SIZE + offset);
+        match first + offset / SECTOR_SIZE {
             WRITTEN => !byte,
             _ => byte,
         }
@@ -264,9 +266,9 @@ fn write(report: &mut Report, desk: &Desk, disk: &mut Blk) -> Checked {
     // SAFETY: the same buffers.
     let wrote = unsafe { disk.complete_write_blocks(token, &request, &pages, &mut answer) };
     report.require("a_page_is_written", wrote)?;
-    let mut sector = [0; SECTOR];
+    let mut sector = [0; SECTOR_SIZE];
     read(report, disk, WRITTEN, &mut sector)?;
-    let turned = |offset: usize| !on_disk(WRITTEN * SECTOR + offset);
+    let turned = |offset: usize| !on_disk(WRITTEN * SECTOR_SIZE + offset);
     report.equal("and_read_back", compare(&sector, turned), Ok(()));
     report.need("flush", desk.domain.flush())
 }

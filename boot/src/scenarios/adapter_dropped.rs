@@ -14,7 +14,8 @@ use super::adapter_blk::{Disk, has, open, turn};
 use super::adapter_lab::{DESK_CHECKS, Desk, TIMEOUT};
 use super::dma_lab::{PAGE, Pages, bytes_of, peek, phys};
 use crate::arch::Firmware;
-use crate::blk::ID;
+use crate::block::BlockDevice;
+use crate::block::virtio::VirtioBlk;
 use crate::buffer::Pattern;
 use crate::clock::{self, Deadline};
 use crate::console::println;
@@ -39,7 +40,7 @@ pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
     let options = AdapterOptions::default()
         .with_bounce_up_to(0)
         .with_reset_timeout(TIMEOUT);
-    let desk = Desk::open::<Disk>(report, firmware, ID, options)?;
+    let desk = Desk::open::<Disk>(report, firmware, VirtioBlk::ID, options)?;
     let pages = platform::live_pages();
     let mut disk = open(report, &desk)?;
     turn(report, &mut disk)?;

@@ -18,7 +18,7 @@ use virtio_iommu::{Domain, DomainOptions, EndpointId, Iommu, Iova};
 use super::dma_lab::{Pages, phys};
 use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, shut_down};
 use crate::arch::Firmware;
-use crate::platform::{self, KernelHal, KernelPlatform};
+use crate::platform::{self, KernelPlatform};
 use crate::refusal::no_fault;
 use crate::report::{Checked, Report};
 

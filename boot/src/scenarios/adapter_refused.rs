@@ -9,7 +9,8 @@ use virtio_iommu::adapters::virtio_drivers::{AdapterOptions, Endpoint, IommuHal,
 use super::adapter_blk::Disk;
 use super::adapter_lab::{DESK_CHECKS, Desk};
 use crate::arch::Firmware;
-use crate::blk::ID;
+use crate::block::BlockDevice;
+use crate::block::virtio::VirtioBlk;
 use crate::console::println;
 use crate::platform;
 use crate::report::{Checked, Report};
@@ -17,7 +18,7 @@ use crate::report::{Checked, Report};
 /// `adapter-refused`.
 pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
     report.plan(DESK_CHECKS + 5);
-    let desk = Desk::open::<Disk>(report, firmware, ID, AdapterOptions::default())?;
+    let desk = Desk::open::<Disk>(report, firmware, VirtioBlk::ID, AdapterOptions::default())?;
     let refused = desk.behind::<Disk>(report)?.err();
     report.equal("it_is_refused", refused, Some(NotTranslated::GoesAround));
     let message = refused.map(|error| error.to_string()).unwrap_or_default();

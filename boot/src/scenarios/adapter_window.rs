@@ -1,12 +1,14 @@
 //! How large a window has to be: `usage` tells in time, and whole pages find another way.
 
+use virtio_drivers::device::blk::SECTOR_SIZE;
 use virtio_iommu::adapters::virtio_drivers::{AdapterOptions, Endpoint};
 
 use super::adapter_blk::{Disk, has, open, read, turn};
 use super::adapter_lab::{DESK_CHECKS, Desk};
 use super::dma_lab::{Cost, PAGE, phys};
 use crate::arch::Firmware;
-use crate::blk::{ID, SECTOR};
+use crate::block::BlockDevice;
+use crate::block::virtio::VirtioBlk;
 use crate::report::{Checked, Report};
 
 /// The longest buffer of the load that is not whole pages, in sectors.
@@ -15,13 +17,13 @@ const LONGEST: usize = 19;
 /// `adapter-window`.
 pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
     report.plan(DESK_CHECKS + 11);
-    let desk = Desk::open::<Disk>(report, firmware, ID, AdapterOptions::default())?;
+    let desk = Desk::open::<Disk>(report, firmware, VirtioBlk::ID, AdapterOptions::default())?;
     let mut disk = open(report, &desk)?;
-    let mut buffer = alloc::vec![0; LONGEST * SECTOR + 1];
+    let mut buffer = alloc::vec![0; LONGEST * SECTOR_SIZE + 1];
     let mut load = |report: &mut Report, disk: &mut _| -> Checked<bool> {
         let mut right = true;
         for sectors in [1, 7, LONGEST] {
-            let odd = &mut buffer[1..1 + sectors * SECTOR];
+            let odd = &mut buffer[1..1 + sectors * SECTOR_SIZE];
             read(report, disk, sectors, odd)?;
             right &= has(odd, sectors);
         }
@@ -33,7 +35,7 @@ pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
     let (to, from) = (usage.to_device, usage.from_device);
     report.that(
         "usage_tells_how_much_of_the_window_it_took",
-        from.used == 0 && from.most >= LONGEST * SECTOR && from.most < from.size,
+        from.used == 0 && from.most >= LONGEST * SECTOR_SIZE && from.most < from.size,
     );
     report.that("and_in_the_other_direction", to.most > 0 && to.used == 0);
     drop(disk);
