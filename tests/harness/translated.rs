@@ -28,7 +28,7 @@ virtio_iommu_unmap_done domain=1 virt_start=0x1000 virt_end=0x2fff
 ";
 
 fn findings(text: &str) -> Vec<(usize, Astray)> {
-    judge(text, &Trace::parse(text).expect("readable"))
+    judge(text, &Trace::parse(text).expect("readable"), 0)
 }
 
 fn used() {
@@ -57,6 +57,10 @@ fn unused() {
     // Never, and at the end of the trace.
     assert_eq!(findings(&without(2, 3)), [(2, Astray::Unused(range))]);
     assert_eq!(findings(&without(2, 5)), [(2, Astray::Unused(range))]);
+    // As many as are known of.
+    let text = without(2, 3);
+    let trace = Trace::parse(&text).expect("readable");
+    assert_eq!(judge(&text, &trace, 1), []);
     // With its domain.
     let gone = format!("{}virtio_iommu_put_domain Free domain=1\n", without(2, 5));
     assert_eq!(findings(&gone), [(2, Astray::Unused(range))]);

@@ -40,8 +40,8 @@ struct Now {
     findings: Vec<(usize, Astray)>,
 }
 
-/// Judges a trace with [`PATTERN`]: the lines and what is wrong there.
-pub fn judge(text: &str, trace: &Trace) -> Vec<(usize, Astray)> {
+/// Judges a trace with [`PATTERN`]: the lines and what is wrong there. So many mappings may be unused.
+pub fn judge(text: &str, trace: &Trace, unused: usize) -> Vec<(usize, Astray)> {
     let mut now = Now::default();
     let mut events = trace.events.iter().peekable();
     for (index, raw) in text.lines().enumerate() {
@@ -55,6 +55,10 @@ pub fn judge(text: &str, trace: &Trace) -> Vec<(usize, Astray)> {
     }
     for key in now.mappings.keys().copied().collect::<Vec<_>>() {
         now.end(key);
+    }
+    let is_unused = |(_, astray): &(usize, Astray)| matches!(astray, Astray::Unused(_));
+    if now.findings.iter().filter(|one| is_unused(one)).count() <= unused {
+        now.findings.retain(|one| !is_unused(one));
     }
     now.findings.sort_by_key(|(line, _)| *line);
     now.findings

@@ -145,8 +145,8 @@ fn trace(text: Option<&str>, guest: &[(usize, Request)], expect: &Expect) -> Vec
             let mut findings = audit(&trace, guest, expect);
             let misused = registers::judge(text).into_iter();
             findings.extend(misused.map(|(line, misuse)| Finding::Registers { line, misuse }));
-            if expect.all_used {
-                let astray = translated::judge(text, &trace).into_iter();
+            if let Some(unused) = expect.unused {
+                let astray = translated::judge(text, &trace, unused).into_iter();
                 findings.extend(astray.map(|(line, astray)| Finding::Translation { line, astray }));
             }
             findings.into_iter().map(Reason::Trace).collect()
