@@ -25,6 +25,8 @@ struct Endpoint {
     reserved: Vec<ReservedRegion>,
     /// The same for all endpoints that cannot be told apart.
     group: usize,
+    /// The empty domain in which it rests, if it must be in one.
+    scratch: DomainId,
 }
 
 pub(crate) struct Endpoints<L> {
@@ -41,12 +43,13 @@ impl<L: RawMutex> Endpoints<L> {
         }
     }
 
-    fn add(&mut self, id: EndpointId, reserved: Vec<ReservedRegion>) {
+    fn add(&mut self, id: EndpointId, reserved: Vec<ReservedRegion>, scratch: DomainId) {
         let group = self.list.len();
         self.list.push(Endpoint {
             id,
             reserved,
             group,
+            scratch,
         });
         self.owners.get_mut().push(Owner::Nobody);
     }
@@ -142,9 +145,10 @@ impl<P: Platform> Shared<P> {
             }
             let failed = |error| StartError::Endpoint { endpoint, error };
             let reserved = self.probe(endpoint).map_err(failed)?;
-            self.scrub(endpoint)
+            let scratch = self
+                .scrub(endpoint)
                 .map_err(|error| failed(EndpointError::Scrub(error)))?;
-            self.endpoints.add(endpoint, reserved);
+            self.endpoints.add(endpoint, reserved, scratch);
         }
         for members in groups {
             self.endpoints.join(members).map_err(StartError::Group)?;
@@ -166,23 +170,44 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Takes the endpoint out of whatever domain it is in, and sees to it that it reaches nothing.
-    fn scrub(&self, endpoint: EndpointId) -> Outcome {
-        self.attach_to_scratch(endpoint)?;
+    /// Returns the empty domain that this took.
+    fn scrub(&self, endpoint: EndpointId) -> Result<DomainId, RequestError> {
+        let shared = self.rest_in(self.scratch, endpoint);
         if self.bypass == Bypass::Locked {
+            shared?;
             self.execute_one(Request::Detach {
                 domain: self.scratch,
                 endpoint,
             })?;
+        } else if shared == Err(RequestError::Status(Status::Unsupp)) {
+            // Some devices have one endpoint in a domain (§5.13.6.3.2): it gets one of its own.
+            let own = match self.claim_domain_id(DomainEnd::Highest) {
+                Ok(own) => own,
+                Err(ClaimError::Request(error)) => return Err(error),
+                Err(ClaimError::NoneFree) => return shared.map(|()| self.scratch),
+            };
+            return self.rest_in(own, endpoint).map(|()| own);
         }
-        Ok(())
+        shared.map(|()| self.scratch)
     }
 
-    fn attach_to_scratch(&self, endpoint: EndpointId) -> Outcome {
+    fn rest_in(&self, scratch: DomainId, endpoint: EndpointId) -> Outcome {
         self.execute_one(Request::Attach {
-            domain: self.scratch,
+            domain: scratch,
             endpoint,
             flags: AttachFlags::empty(),
         })
+    }
+
+    /// The empty domain of an endpoint.
+    fn scratch_of(&self, endpoint: EndpointId) -> DomainId {
+        let at = self.endpoints.position(endpoint);
+        let found = at.and_then(|at| self.endpoints.list.get(at));
+        found.map_or(self.scratch, |endpoint| endpoint.scratch)
+    }
+
+    fn attach_to_scratch(&self, endpoint: EndpointId) -> Outcome {
+        self.rest_in(self.scratch_of(endpoint), endpoint)
     }
 
     /// Moves an endpoint from where it rests into `domain`.
@@ -204,7 +229,7 @@ impl<P: Platform> Shared<P> {
         // It rests in the scratch domain. Some devices do not move endpoints (§5.13.6.3.2).
         if outcome == Err(RequestError::Status(Status::Unsupp)) {
             self.execute_one(Request::Detach {
-                domain: self.scratch,
+                domain: self.scratch_of(endpoint),
                 endpoint,
             })?;
             let outcome = self.execute_one(attach);
@@ -313,7 +338,7 @@ mod tests {
     fn list() -> List {
         let mut list = List::empty();
         for id in [A, B, C, D] {
-            list.add(id, Vec::new());
+            list.add(id, Vec::new(), DomainId(7));
         }
         list
     }
