@@ -245,6 +245,9 @@ impl<P: Platform> Shared<P> {
     /// Takes an endpoint out of `domain`, to where it reaches nothing.
     pub(crate) fn detach(&self, endpoint: EndpointId, domain: DomainId) -> Outcome {
         let detach = Request::Detach { domain, endpoint };
+        let late = |request: &Request| request.endpoint() == Some(endpoint);
+        // One that is answered meanwhile may have been carried out after the DETACH.
+        let awaited = self.may_yet(late);
         match self.bypass {
             Bypass::Locked => gone(self.execute_one(detach))?,
             Bypass::NotConfigurable => match self.attach_to_scratch(endpoint) {
@@ -256,7 +259,7 @@ impl<P: Platform> Shared<P> {
             },
         }
         // An ATTACH of long ago may still be on its way: requests have no order.
-        if self.may_yet(|request| request.endpoint() == Some(endpoint)) {
+        if awaited || self.may_yet(late) {
             return Err(RequestError::Unconfirmed);
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Endpoints come and go (§5.13.6.3, §5.13.6.4).
 
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use super::record::State;
 use super::{AttachError, Domain, DomainState};
@@ -55,6 +56,11 @@ impl<P: Platform> Domain<P> {
         if state.changing || uncertain && state.ledger.is_busy() {
             return Err(AttachError::Busy);
         }
+        // What a MAP of long ago maps may have been unmapped since, without a word to a device
+        // that did not know the domain.
+        if state.members.is_empty() && self.awaits_late_maps() {
+            return Err(AttachError::Busy);
+        }
         let regions = group
             .iter()
             .filter_map(|member| self.shared.endpoints.reserved_regions(*member))
@@ -82,6 +88,12 @@ impl<P: Platform> Domain<P> {
         state.members.extend(group);
         state.set_holes(&self.shared);
         Ok(replay)
+    }
+
+    /// Whether a MAP with which mappings were restored may still come.
+    fn awaits_late_maps(&self) -> bool {
+        let late = |request: &Request| matches!(request, Request::Map { domain, .. } if *domain == self.id);
+        self.late_maps.load(Ordering::Relaxed) && self.shared.may_yet(late)
     }
 
     /// Attaches all of a group, or none.
@@ -124,6 +136,7 @@ impl<P: Platform> Domain<P> {
         let Err(error) = cleared.and(mapped) else {
             return Ok(());
         };
+        self.late_maps.store(true, Ordering::Relaxed);
         // The domain ends with its only group, and with it what was restored.
         Err(match self.detach_all(group.iter()) {
             true => AttachError::Replay(error),

@@ -1,6 +1,8 @@
 //! What goes to the device together: mappings that end, and mappings that begin (§5.13.6.5,
 //! §5.13.6.6).
 
+use core::sync::atomic::Ordering;
+
 use super::map::MapOptions;
 use super::parts::{Extent, ExtentError, Parts};
 use super::record::{Owner, Record, State};
@@ -265,8 +267,8 @@ impl<P: Platform> Domain<P> {
                 self.settle_map(&mut self.state.lock(), plan, fate, outcome);
             }
             ([end], [ended], [plan], [fate]) if plan.is_single() => {
-                let outcome;
-                [*ended, outcome] = self.execute_pair(*end, plan);
+                let [unmapped, outcome] = self.execute_pair(*end, plan);
+                *ended = self.surely(end.iova, unmapped);
                 let mut state = self.state.lock();
                 state.settle_end(*end, *ended);
                 self.settle_map(&mut state, plan, fate, outcome);
@@ -365,7 +367,8 @@ impl<P: Platform> Domain<P> {
             .execute::<BATCH, _>(unmaps.chain(maps), |_, outcomes| {
                 let mut state = self.state.lock();
                 for outcome in outcomes {
-                    if let Some((_, count)) = runs.next() {
+                    if let Some((run, count)) = runs.next() {
+                        let outcome = &self.surely(run, *outcome);
                         let places = ended.iter_mut().skip(settled);
                         for (end, place) in ends.iter().skip(settled).take(count).zip(places) {
                             *place = *outcome;
@@ -490,7 +493,30 @@ impl<P: Platform> Domain<P> {
     /// The UNMAP of one mapping.
     #[inline(always)]
     pub(super) fn send_end(&self, held: Held) -> Outcome {
-        self.shared.execute_one(self.unmap_request(held.iova))
+        let outcome = self.shared.execute_one(self.unmap_request(held.iova));
+        self.surely(held.iova, outcome)
+    }
+
+    /// What an UNMAP of `virt` is worth that was answered so. A MAP of it that was repeated for a
+    /// new endpoint, and not answered, may be carried out after it.
+    #[inline(always)]
+    pub(super) fn surely(&self, virt: IovaRange, outcome: Outcome) -> Outcome {
+        if self.late_maps.load(Ordering::Relaxed) {
+            return self.surely_in_time(virt, outcome);
+        }
+        outcome
+    }
+
+    #[cold]
+    fn surely_in_time(&self, virt: IovaRange, outcome: Outcome) -> Outcome {
+        let late = |request: &Request| {
+            matches!(request, Request::Map { domain, virt: of, .. }
+                if *domain == self.id && of.overlaps(&virt))
+        };
+        match self.shared.may_yet(late) {
+            true => outcome.and(Err(RequestError::Unconfirmed)),
+            false => outcome,
+        }
     }
 }
 

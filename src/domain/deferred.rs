@@ -302,7 +302,7 @@ impl<P: Platform> Domain<P> {
             let mut settled = runs.clone();
             all = self.shared.execute::<BATCH, _>(requests, |_, outcomes| {
                 for (run, outcome) in settled.by_ref().zip(outcomes) {
-                    settle(*run, *outcome);
+                    settle(*run, self.surely(*run, *outcome));
                 }
             });
         } else {

@@ -298,11 +298,14 @@ impl<P: Platform> Domain<P> {
         let runs = self.runs(iova, begun.may_merge);
         let requests = runs.clone().map(|(virt, _)| self.unmap_request(virt));
         let mut runs = runs;
+        let mut failure = None;
         let mut ranges = iova.iter();
         let unmapped = self.shared.execute::<BATCH, _>(requests, |_, outcomes| {
             let mut state = self.state.lock();
             let mut near = Slot::NONE;
-            for (outcome, (_, count)) in outcomes.iter().zip(runs.by_ref()) {
+            for (outcome, (run, count)) in outcomes.iter().zip(runs.by_ref()) {
+                let outcome = &self.surely(run, *outcome);
+                failure = failure.or(outcome.err());
                 for range in ranges.by_ref().take(count) {
                     if let Some(slot) = state.ledger.find_near(near, *range) {
                         near = slot;
@@ -312,6 +315,7 @@ impl<P: Platform> Domain<P> {
                 }
             }
         });
+        let unmapped = failure.map_or(unmapped, Err);
         unmapped.map_err(UnmapError::Quarantined)
     }
 

@@ -16,6 +16,7 @@ mod special;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 
 use lock_api::Mutex;
@@ -114,6 +115,8 @@ pub struct Domain<P: Platform> {
     audience: Audience,
     /// Of every ATTACH.
     flags: AttachFlags,
+    /// A MAP with which mappings were restored was not confirmed: it may come at any time.
+    late_maps: AtomicBool,
     state: Mutex<P::Lock, DomainState>,
 }
 
@@ -182,6 +185,7 @@ impl<P: Platform> Domain<P> {
             id,
             audience,
             flags: AttachFlags::empty(),
+            late_maps: AtomicBool::new(false),
             state: Mutex::new(DomainState {
                 members: Vec::new(),
                 changing: false,
