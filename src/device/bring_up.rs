@@ -301,6 +301,7 @@ pub(crate) fn give_up<P: Platform>(device: &mut Device, platform: &P, timeout: D
         let reset = await_reset(|| device.link.status(), platform, timeout);
         if queues.free_after(reset, platform).is_err() {
             log::error!("the IOMMU did not confirm its reset: its rings stay allocated");
+            return;
         }
     }
     // The reset has cleared it.
