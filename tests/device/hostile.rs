@@ -1,6 +1,9 @@
 //! Random answers, random configurations, random reports: the driver does not panic, does not
 //! wait without limit, and takes nothing for confirmed that was not.
 
+use crate::each;
+use crate::model::personality::Personality;
+use crate::rig::any_of;
 use proptest::prelude::*;
 
 use crate::model::Model;
@@ -129,6 +132,7 @@ fn config() -> impl Strategy<Value = ConfigSpace> {
                 domain_range,
                 probe_size,
                 bypass,
+                bypasses_until_written: false,
                 reserved: [bypass; 3],
                 len,
             },
@@ -342,6 +346,14 @@ fn survive(config: Option<ConfigSpace>, offered: u64, answers: Vec<Answer>, step
     model.expect_leak(0);
 }
 
+/// Who a case may meet.
+const WHO: [Personality; 4] = [
+    Personality::Strict,
+    Personality::Qemu,
+    Personality::Crosvm,
+    Personality::CloudHypervisor,
+];
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: ProptestConfig::default().cases.max(400),
@@ -351,10 +363,12 @@ proptest! {
 
     #[test]
     fn gv_vq_5_strange_answers_are_survived(
+        who in any_of(&WHO),
         answers in proptest::collection::vec(answer(), 1..40),
         steps in proptest::collection::vec(step(), 1..40),
     ) {
         let _proof = proves(Oracle::Fuzz, &["GV-VQ-5"]);
+        let _round = each!(one who);
         // The bring-up is answered honestly, so that what follows is reached.
         let honest = vec![Answer::honest(); 11];
         let answers = honest.into_iter().chain(answers).collect();
@@ -364,26 +378,32 @@ proptest! {
 
     #[test]
     fn strange_answers_to_the_bring_up_are_survived(
+        who in any_of(&WHO),
         answers in proptest::collection::vec(answer(), 1..12),
     ) {
+        let _round = each!(one who);
         survive(None, 0, answers, vec![Step::NewDomain, Step::Attach(PLAIN), Step::Map(1)]);
     }
 
     #[test]
     fn bad_input_strange_configurations_are_survived(
+        who in any_of(&WHO),
         config in config(),
         offered in any::<u64>(),
         steps in proptest::collection::vec(step(), 1..10),
     ) {
+        let _round = each!(one who);
         let steps = [Step::NewDomain, Step::Attach(PLAIN)].into_iter().chain(steps).collect();
         survive(Some(config), offered, vec![], steps);
     }
 
     #[test]
     fn bad_input_strange_properties_are_survived(
+        who in any_of(&WHO),
         list in prop_oneof![properties(), proptest::collection::vec(any::<u8>(), 0..520)],
         probe_size in 1..600u32,
     ) {
+        let _round = each!(one who);
         let config = ConfigSpace { probe_size, ..ConfigSpace::default() };
         let probe = Answer::honest().with_properties(list);
         let answers = vec![Answer::honest(), probe];

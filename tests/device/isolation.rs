@@ -2,6 +2,9 @@
 //! effect at once or with their answer. At no moment does an endpoint reach more than the driver
 //! has said that it may.
 
+use crate::each;
+use crate::model::personality::Personality;
+use crate::rig::any_of;
 use proptest::prelude::*;
 
 use crate::model::Model;
@@ -228,6 +231,14 @@ impl World {
     }
 }
 
+/// Who a case may meet.
+const WHO: [Personality; 4] = [
+    Personality::Strict,
+    Personality::Qemu,
+    Personality::Crosvm,
+    Personality::CloudHypervisor,
+];
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: ProptestConfig::default().cases.max(400),
@@ -237,10 +248,12 @@ proptest! {
 
     #[test]
     fn no_endpoint_reaches_more_than_the_driver_has_said(
+        who in any_of(&WHO),
         answers in proptest::collection::vec(answer(), 1..40),
         bypass_config in prop::bool::weighted(0.8),
         ops in proptest::collection::vec(op(), 1..50),
     ) {
+        let _round = each!(one who);
         let mut world = World::new(answers, bypass_config);
         for op in ops {
             world.run(op);

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::model::requests::{property, resv_mem};
+use crate::model::probe::{property, resv_mem};
 use crate::model::script::Answer;
 use crate::model::spec::PROBE_T_RESV_MEM;
 use crate::model::{Model, PLAIN};

@@ -1,6 +1,9 @@
 //! Random work against the strict device: after each step the device translates exactly what the
 //! API has said, and no rule was broken.
 
+use crate::each;
+use crate::model::personality::Personality;
+use crate::rig::any_of;
 use proptest::prelude::*;
 
 use crate::model::device::Mode;
@@ -382,6 +385,9 @@ impl World {
     }
 }
 
+/// Who a case may meet.
+const WHO: [Personality; 2] = [Personality::Strict, Personality::Qemu];
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: ProptestConfig::default().cases.max(300),
@@ -391,10 +397,12 @@ proptest! {
 
     #[test]
     fn the_device_translates_what_the_api_says(
+        who in any_of(&WHO),
         setting in setting(),
         ops in proptest::collection::vec(op(), 1..60),
     ) {
         let _proof = proves(Oracle::Model, &["DN-OPS-1", "DN-ATTACH-1", "DN-DETACH-1", "DN-UNMAP-1", "DN-PROBE-1", "DN-PROBE-2", "DN-OPS-5", "DN-MAP-6", "DN-UNMAP-2", "DV-ATT-4", "GV-VQ-2", "GV-VQ-4"]);
+        let _round = each!(one who);
         let mut world = World::new(&setting);
         world.judge();
         for op in ops {

@@ -5,6 +5,7 @@ use virtio_iommu::{
     Options, PhysAddr, PhysRange, StartError,
 };
 
+use crate::model::personality::Personality;
 use crate::model::platform::ModelPlatform;
 use crate::model::registers::Access as Register;
 use crate::model::requests::Request;
@@ -181,4 +182,11 @@ pub fn ring_below(
 pub fn apart<T: Copy>(list: &[T]) -> Vec<T> {
     let (even, odd) = (list.iter().step_by(2), list.iter().skip(1).step_by(2));
     even.chain(odd).copied().collect()
+}
+
+/// One of these personalities, for a case of a property test.
+pub fn any_of(
+    list: &'static [Personality],
+) -> impl proptest::strategy::Strategy<Value = Personality> {
+    proptest::sample::select(list)
 }

@@ -3,6 +3,8 @@
 //! The judge is a naive book of who has which page: after every step, each endpoint access lands
 //! exactly where a live transfer says, and nowhere but in memory that nobody else has.
 
+use crate::model::personality::Personality;
+use crate::rig::any_of;
 use proptest::prelude::*;
 use virtio_iommu::dma::{
     Bidirectional, Completed, Deferred, Direction, DmaBuffer, FromDevice, Mapping, ToDevice,
@@ -415,6 +417,9 @@ impl World {
     }
 }
 
+/// Who a case may meet.
+const WHO: [Personality; 3] = [Personality::Strict, Personality::Qemu, Personality::Crosvm];
+
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: None,
@@ -423,9 +428,11 @@ proptest! {
 
     #[test]
     fn every_access_lands_where_it_should_or_nowhere(
+        who in any_of(&WHO),
         answers in proptest::collection::vec(answer(), 1..40),
         ops in proptest::collection::vec(op(), 1..60),
     ) {
+        let _round = crate::each!(one who);
         let mut world = World::new(answers);
         for op in &ops {
             world.run(op);
@@ -435,7 +442,11 @@ proptest! {
     }
 
     #[test]
-    fn an_honest_device_leaves_nothing(ops in proptest::collection::vec(op(), 1..100)) {
+    fn an_honest_device_leaves_nothing(
+        who in any_of(&WHO),
+        ops in proptest::collection::vec(op(), 1..100),
+    ) {
+        let _round = crate::each!(one who);
         let mut world = World::new(vec![Answer::honest()]);
         for op in &ops {
             world.run(op);

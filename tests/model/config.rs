@@ -11,6 +11,8 @@ pub struct ConfigSpace {
     pub probe_size: u32,
     /// All eight bits, as they read.
     pub bypass: u8,
+    /// Endpoints without a domain pass, whatever `bypass` reads, until it is written.
+    pub bypasses_until_written: bool,
     pub reserved: [u8; 3],
     /// Bytes that the transport exposes.
     pub len: usize,
@@ -25,6 +27,7 @@ impl Default for ConfigSpace {
             domain_range: (3, 40),
             probe_size: 512,
             bypass: 1,
+            bypasses_until_written: false,
             reserved: [0; 3],
             len: config::LEN,
         }

@@ -6,7 +6,9 @@ use virtio_drivers::transport::DeviceType;
 
 use super::config::{ConfigSpace, Generation, ResetBehaviour, Torn};
 use super::events::{Events, FaultStyle};
+use super::journal::Note;
 use super::memory::GuestRam;
+use super::personality::Manners;
 use super::queue::VirtQueue;
 use super::registers::{Access, Registers};
 use super::requests::{Held, Seen};
@@ -48,7 +50,7 @@ pub struct Knobs {
     pub order: Order,
     /// Asks the driver not to notify, and polls at each look at the clock instead.
     pub no_notify: bool,
-    /// Each half of a request has to be exactly one descriptor (cloud-hypervisor).
+    /// More than one descriptor in a half of a request is noted.
     pub one_descriptor_per_half: bool,
     /// cloud-hypervisor: a refusal writes its status and returns used length 0.
     pub refusals_have_length_zero: bool,
@@ -85,6 +87,7 @@ pub type TickHook = Box<dyn FnMut(&mut Device, u64) + Send>;
 /// One virtio-iommu.
 pub struct Device {
     pub knobs: Knobs,
+    pub manners: Manners,
     pub config: ConfigSpace,
     pub unit: Unit,
     /// Every access to a register, in order.
@@ -99,6 +102,10 @@ pub struct Device {
     pub(super) script: Option<Script>,
     pub(super) on_tick: Option<TickHook>,
     pub(super) held: Vec<Held>,
+    /// Looks at the clock so far.
+    pub(super) ticks: u64,
+    /// What has happened to requests, if somebody wants to know.
+    pub journal: Option<Vec<Note>>,
     /// An answer of the script has misled the driver, who cannot know the state any more.
     pub(super) lied: bool,
 }
@@ -107,6 +114,7 @@ impl Device {
     pub fn new(ram: Arc<GuestRam>, violations: Violations) -> Self {
         Self {
             knobs: Knobs::default(),
+            manners: Manners::default(),
             config: ConfigSpace::default(),
             unit: Unit::default(),
             log: Vec::new(),
@@ -119,6 +127,8 @@ impl Device {
             script: None,
             on_tick: None,
             held: Vec::new(),
+            ticks: 0,
+            journal: None,
             lied: false,
         }
     }
@@ -139,8 +149,8 @@ impl Device {
 
     /// Whether endpoints that are attached to no domain see guest-physical memory.
     pub fn unattached_bypass(&self) -> bool {
-        (self.offers(feature::BYPASS_CONFIG) && self.config.bypass & 1 != 0)
-            || self.negotiated(feature::BYPASS)
+        let by_config = self.config.bypass & 1 != 0 || self.config.bypasses_until_written;
+        (self.offers(feature::BYPASS_CONFIG) && by_config) || self.negotiated(feature::BYPASS)
     }
 
     /// Enters the error state that only a reset ends.
@@ -156,6 +166,8 @@ impl Device {
 
     /// One look of the driver at the clock.
     pub fn tick(&mut self, calls: u64) {
+        self.ticks = calls;
+        self.release_due();
         if let Some(mut hook) = self.on_tick.take() {
             hook(self, calls);
             self.on_tick.get_or_insert(hook);

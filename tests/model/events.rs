@@ -76,7 +76,7 @@ impl Device {
     /// Puts any bytes into the next event buffer and returns it with any length and, if `id` is
     /// given, under any number.
     pub fn report_raw(&mut self, bytes: &[u8], len: u32, id: Option<u32>) -> bool {
-        if !self.is_live() {
+        if !self.is_live() || self.manners.no_events {
             return false;
         }
         let Some(queue) = &mut self.queues[usize::from(EVENT_QUEUE)] else {
@@ -95,6 +95,10 @@ impl Device {
                     chain.writable_len()
                 ),
             );
+            if self.manners.small_event_breaks {
+                self.break_down();
+                return false;
+            }
         }
         chain.write(&self.ram, bytes);
         match id {
@@ -181,7 +185,8 @@ impl Device {
             endpoint,
             ..Record::default()
         };
-        if style.tells_direction && blocked.reason == FAULT_R_MAPPING {
+        let tells = style.tells_direction || blocked.by_permission;
+        if tells && blocked.reason == FAULT_R_MAPPING {
             record.flags |= match access {
                 Access::Read => FAULT_F_READ,
                 Access::Write => FAULT_F_WRITE,

@@ -4,8 +4,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 thread_local! {
-    /// Allocations of this thread, while they are counted.
-    static COUNTED: Cell<Option<u64>> = const { Cell::new(None) };
+    /// Allocations of this thread, and their bytes, while they are counted.
+    static COUNTED: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
     /// Allocations of this thread until one fails.
     static FAILS: Cell<Option<u64>> = const { Cell::new(None) };
     /// How deep this thread is inside the model, whose allocations do not count.
@@ -16,14 +16,15 @@ thread_local! {
 pub struct CountingHeap;
 
 /// Counts an allocation; `false` if it has to fail.
-fn note() -> bool {
+fn note(size: usize) -> bool {
     // A thread that ends has no counters any more.
     let inside = INSIDE.try_with(Cell::get).unwrap_or(1) > 0;
     if inside {
         return true;
     }
     let _ = COUNTED.try_with(|counted| {
-        counted.set(counted.get().map(|count| count + 1));
+        let more = |(count, bytes)| (count + 1, bytes + size as u64);
+        counted.set(counted.get().map(more));
     });
     let left = FAILS.try_with(|fails| fails.replace(fails.get().and_then(|k| k.checked_sub(1))));
     left != Ok(Some(0))
@@ -32,7 +33,7 @@ fn note() -> bool {
 // SAFETY: all work is done by `System`; the counters do not allocate.
 unsafe impl GlobalAlloc for CountingHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if !note() {
+        if !note(layout.size()) {
             return std::ptr::null_mut();
         }
         // SAFETY: the caller's contract is that of `System`.
@@ -50,9 +51,14 @@ static HEAP: CountingHeap = CountingHeap;
 
 /// Allocations of this thread during `work`, without those of the model.
 pub fn count(work: impl FnOnce()) -> u64 {
-    COUNTED.set(Some(0));
-    work();
-    COUNTED.take().unwrap_or(0)
+    weigh(work).1.0
+}
+
+/// Does `work`, and tells its allocations as [`count`] does, and how many bytes they have together.
+pub fn weigh<R>(work: impl FnOnce() -> R) -> (R, (u64, u64)) {
+    COUNTED.set(Some((0, 0)));
+    let result = work();
+    (result, COUNTED.take().unwrap_or((0, 0)))
 }
 
 /// Does `work`, whose `k`-th allocation, counted from 0 and without those of the model, fails; and

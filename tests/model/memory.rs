@@ -43,6 +43,8 @@ struct Book {
     peak_pages: usize,
     refuse: Option<Refuse>,
     exposed: Vec<(Exposure, u64, u64)>,
+    /// What was given back, if somebody wants to know.
+    freed: Option<Vec<u64>>,
 }
 
 /// Which allocations fail.
@@ -183,11 +185,22 @@ impl GuestRam {
             }
         }
         book.live.remove(&phys);
+        if let Some(freed) = &mut book.freed {
+            freed.extend((phys..end).step_by(PAGE as usize));
+        }
         drop(book);
         self.check_canary(end);
         for page in 0..given.pages as u64 {
             self.fill(phys + page * PAGE, FREED);
         }
+    }
+
+    /// The pages that were given back since the last call; the first call begins to note them.
+    pub fn take_freed(&self) -> Vec<u64> {
+        lock(&self.book)
+            .freed
+            .replace(Vec::new())
+            .unwrap_or_default()
     }
 
     /// Whether all of `phys..phys + len` lies in one live allocation of the driver.

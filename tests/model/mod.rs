@@ -3,10 +3,12 @@
 //! It shares no layout, queue or request code with the driver: the numbers are in `spec`, the
 //! queue side is that of `virtio-queue`, memory is that of `vm-memory`.
 //!
-//! * The **strict** personality checks every byte that the driver writes, in registers, rings and
-//!   requests, and does what the specification says. What the driver does wrong becomes a
-//!   violation; a [`Model`] that is dropped with violations that nobody looked at panics.
-//! * The **scripted** personality ([`script`]) answers as the test says.
+//! * It checks every byte that the driver writes, in registers, rings and requests. What the driver
+//!   does wrong becomes a violation; a [`Model`] that is dropped with violations that nobody looked
+//!   at panics.
+//! * It does what the specification says, or what another device is known to do: its
+//!   [`personality`] decides.
+//! * A test can [script](script) answers of its own.
 //!
 //! `unit` is the translation state, and decides where a DMA lands; `hand` is a driver made by
 //! hand, to test the model with.
@@ -21,8 +23,11 @@ pub mod device;
 pub mod events;
 pub mod hand;
 pub mod heap;
+pub mod journal;
 pub mod memory;
+pub mod personality;
 pub mod platform;
+pub mod probe;
 pub mod queue;
 pub mod registers;
 pub mod requests;
@@ -39,6 +44,7 @@ use std::time::{Duration, Instant};
 use device::Device;
 use hand::Hand;
 use memory::{GuestRam, lock};
+use personality::Personality;
 use platform::{Clock, ModelPlatform};
 use registers::Access;
 use requests::{Request, Seen};
@@ -67,13 +73,20 @@ pub struct Model {
     leak: usize,
     /// Any number of pages may.
     leaks: AtomicBool,
+    personality: Personality,
     _watch: Watch,
 }
 
 impl Model {
-    /// A complete, strict device with the endpoints [`PLAIN`], [`OTHER`] and [`RESERVING`].
+    /// A device of the [current](Personality::current) personality with the endpoints [`PLAIN`],
+    /// [`OTHER`] and [`RESERVING`].
     pub fn new() -> Self {
-        xtask::conformance::met("strict");
+        Self::of(Personality::current())
+    }
+
+    /// A device of this personality.
+    pub fn of(personality: Personality) -> Self {
+        xtask::conformance::met(personality.name());
         let violations = Violations::default();
         let ram = Arc::new(GuestRam::new(violations.clone()));
         let mut device = Device::new(ram.clone(), violations.clone());
@@ -85,6 +98,7 @@ impl Model {
             ..Endpoint::default()
         };
         device.unit.endpoints.insert(RESERVING, reserving);
+        personality.shape(&mut device);
         let device = Arc::new(Mutex::new(device));
         let platform = ModelPlatform::new(ram.clone(), &device);
         Self {
@@ -94,8 +108,24 @@ impl Model {
             platform,
             leak: 0,
             leaks: AtomicBool::new(false),
+            personality,
             _watch: Watch::new(),
         }
+    }
+
+    /// With the narrow ranges and queues of the strict device, for a test that needs limits.
+    pub fn narrow(self) -> Self {
+        self.with(|d| {
+            let strict = config::ConfigSpace::default();
+            d.config.input_range = strict.input_range;
+            d.config.domain_range = strict.domain_range;
+            d.knobs.queue_sizes = device::Knobs::default().queue_sizes;
+        });
+        self
+    }
+
+    pub fn personality(&self) -> Personality {
+        self.personality
     }
 
     /// Works on the device: turns knobs, looks at the state, plays events.
@@ -152,7 +182,7 @@ impl Model {
         });
     }
 
-    /// Back to the strict personality.
+    /// Back to what the personality answers.
     pub fn honest(&self) {
         self.with(|d| d.script = None);
     }
@@ -247,6 +277,7 @@ impl Drop for Model {
             for violation in self.violations.take() {
                 eprintln!("violation before the panic: {violation}");
             }
+            eprintln!("the device was {}", self.personality);
             return;
         }
         self.ram.check_canaries();
@@ -254,7 +285,8 @@ impl Drop for Model {
         let text: Vec<String> = list.iter().map(ToString::to_string).collect();
         assert!(
             list.is_empty(),
-            "violations that nobody looked at:\n{}",
+            "violations that nobody looked at ({}):\n{}",
+            self.personality,
             text.join("\n")
         );
         if self.leaks.load(Ordering::Relaxed) {
@@ -263,7 +295,8 @@ impl Drop for Model {
         assert_eq!(
             self.ram.live_pages(),
             self.leak,
-            "pages still allocated at the end (left) and expected to be (right)"
+            "pages still allocated at the end (left) and expected to be (right), {}",
+            self.personality
         );
     }
 }

@@ -27,6 +27,8 @@ pub struct Chain {
     pub writable: Vec<Piece>,
     /// Broken in a way that makes its contents meaningless.
     pub broken: bool,
+    /// Against the rules, and yet to be read: an empty piece, or pieces out of order.
+    pub odd: bool,
 }
 
 impl Chain {
@@ -72,6 +74,8 @@ pub struct VirtQueue {
     premature: BTreeMap<u16, u32>,
     /// Chains in the hands of the device that it has returned so, before it had them.
     pub settled: BTreeMap<u16, u32>,
+    /// A used entry was for another chain than the one that was answered.
+    pub strayed: bool,
 }
 
 impl VirtQueue {
@@ -141,6 +145,7 @@ impl VirtQueue {
             in_flight: BTreeMap::new(),
             premature: BTreeMap::new(),
             settled: BTreeMap::new(),
+            strayed: false,
         })
     }
 
@@ -195,6 +200,7 @@ impl VirtQueue {
             readable: Vec::new(),
             writable: Vec::new(),
             broken: false,
+            odd: false,
         };
         if head >= self.size() {
             wrong("GV-VQ-3", "head beyond the queue".into());
@@ -220,6 +226,7 @@ impl VirtQueue {
             }
             if piece.len == 0 {
                 wrong("GV-VQ-3", "an empty descriptor".into());
+                taken.odd = true;
             }
             if !ram.is_live(piece.phys, u64::from(piece.len)) {
                 wrong("GV-VQ-6", format!("{piece:x?} is not allocated"));
@@ -232,6 +239,7 @@ impl VirtQueue {
             } else {
                 if !taken.writable.is_empty() {
                     wrong("GV-VQ-2", "readable after writable".into());
+                    taken.odd = true;
                 }
                 taken.readable.push(piece);
             }
@@ -330,6 +338,7 @@ impl VirtQueue {
             self.forget(ram, head);
         } else if head < self.size() {
             self.premature.insert(head, len);
+            self.strayed = true;
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::config::{Generation, ResetBehaviour, gate};
 use super::device::{Device, Mode};
+use super::journal::Note;
 use super::queue::VirtQueue;
 use super::spec::{config, feature, status_bit};
 
@@ -183,6 +184,7 @@ impl Device {
     }
 
     fn finish_reset(&mut self) {
+        self.note(Note::Reset);
         let registers = &mut self.registers;
         registers.status = 0;
         registers.accepted = 0;
@@ -344,6 +346,9 @@ impl Device {
             self.registers.isr |= 2;
         }
         self.registers.config_reads += 1;
+        if self.manners.config_width.is_some_and(|only| only != width) {
+            return Some(vec![0xff; width]);
+        }
         let bytes = self.config.bytes(self.knobs.offered);
         Some(bytes.get(offset..offset.checked_add(width)?)?.to_vec())
     }
@@ -364,17 +369,26 @@ impl Device {
         }
         if !self.negotiated(feature::BYPASS_CONFIG) {
             self.wrong("DN-CFG-1", "bypass written without the feature");
+            self.refuse_bypass();
             return true;
         }
         let value = bytes[0];
         if value > 1 {
             self.wrong("DN-CFG-3", format!("{value:#x} written to bypass"));
+            self.refuse_bypass();
             return true;
         }
         if !self.knobs.bypass_stuck {
             self.config.bypass = (self.config.bypass & !1) | value;
+            self.config.bypasses_until_written = false;
         }
         offset < self.config.len
+    }
+
+    fn refuse_bypass(&mut self) {
+        if self.manners.bypass_breaks {
+            self.break_down();
+        }
     }
 
     pub fn acknowledge_interrupt(&mut self) -> u32 {

@@ -2,14 +2,15 @@
 //! says or as a script says.
 
 use super::device::Device;
-use super::memory::GuestRam;
+use super::journal::{Note, note_told};
+use super::probe::properties;
 use super::queue::{Chain, VirtQueue};
 use super::script::{Answer, Effect, Id, Length, When, Written};
 use super::spec::{
-    ATTACH_F_BYPASS, HEAD_LEN, MAP_F_MMIO, MAP_F_READ, MAP_F_WRITE, PROBE_T_RESV_MEM,
-    REQUEST_QUEUE, RESV_MEM_VALUE_LEN, TAIL_LEN, feature, kind, le32, le64, readable_len, status,
+    ATTACH_F_BYPASS, HEAD_LEN, MAP_F_MMIO, MAP_F_READ, MAP_F_WRITE, REQUEST_QUEUE, TAIL_LEN,
+    feature, kind, le32, le64, readable_len, status,
 };
-use super::unit::{Mapping, Refusal, Region};
+use super::unit::{Mapping, Refusal};
 
 /// A request, as it was found in the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,9 @@ pub enum Request {
     },
     /// A type that the specification does not know.
     Unknown(u8),
-    /// Too short for its type, or no place for the answer.
+    /// Too short for its type.
+    Short,
+    /// Not even a head, or no place for the answer.
     Malformed,
 }
 
@@ -67,13 +70,15 @@ pub enum Outcome {
     Unwritten,
     Status(u8),
     Probed(u8, Vec<u8>),
+    /// The tail at the very beginning, and zeros behind it.
+    Early(u8),
 }
 
 impl Outcome {
     fn status(&self) -> Option<u8> {
         match self {
             Self::Unwritten => None,
-            Self::Status(status) | Self::Probed(status, _) => Some(*status),
+            Self::Status(status) | Self::Probed(status, _) | Self::Early(status) => Some(*status),
         }
     }
 }
@@ -84,6 +89,8 @@ pub struct Held {
     answer: Answer,
     seen: usize,
     outcome: Option<Outcome>,
+    /// The look at the clock at which it is answered, if not when the test says.
+    due: Option<u64>,
 }
 
 /// An answer on its way into the ring.
@@ -127,30 +134,45 @@ impl Device {
 
     /// Answers that wait for the test.
     pub fn waiting(&self) -> usize {
-        self.held.len()
+        self.held.iter().filter(|held| held.due.is_none()).count()
     }
 
     /// Puts the first held answers into the ring.
     pub fn release(&mut self, most: usize) -> usize {
-        let count = most.min(self.held.len());
+        let count = most.min(self.waiting());
         (0..count).for_each(|_| self.release_one(0));
         count
     }
 
+    /// Puts the answers into the ring whose time has come.
+    pub(super) fn release_due(&mut self) {
+        let now = self.ticks;
+        let come = |held: &Held| held.due.is_some_and(|due| due <= now);
+        while let Some(at) = self.held.iter().position(come) {
+            let held = self.held.remove(at);
+            self.answer(held);
+        }
+    }
+
     /// Puts one held answer into the ring, out of turn.
     pub fn release_one(&mut self, index: usize) {
-        if index < self.held.len() {
-            let held = self.held.remove(index);
-            let outcome = match held.outcome {
-                Some(outcome) => outcome,
-                None => self.carry_out(&held.chain, held.seen),
-            };
-            self.put(Ready {
-                chain: held.chain,
-                answer: held.answer,
-                outcome,
-            });
+        let mut places = (0..self.held.len()).filter(|at| self.held[*at].due.is_none());
+        if let Some(at) = places.nth(index) {
+            let held = self.held.remove(at);
+            self.answer(held);
         }
+    }
+
+    fn answer(&mut self, held: Held) {
+        let outcome = match held.outcome {
+            Some(outcome) => outcome,
+            None => self.carry_out(&held.chain, held.seen),
+        };
+        self.put(Ready {
+            chain: held.chain,
+            answer: held.answer,
+            outcome,
+        });
     }
 
     fn treat(&mut self, chain: Chain) -> Option<Ready> {
@@ -165,10 +187,21 @@ impl Device {
             told_ok: false,
         };
         self.seen.push(seen);
-        let answer = match &mut self.script {
+        self.note(Note::Seen(number));
+        let unreadable = request == Request::Malformed || chain.odd;
+        if unreadable && self.manners.bad_chain_breaks {
+            self.break_down();
+            return None;
+        }
+        let mut answer = match &mut self.script {
             Some(script) => script(&seen),
             None => Answer::honest(),
         };
+        let mut due = None;
+        let may_take_time = matches!(request, Request::Unmap { .. } | Request::Detach { .. });
+        if self.manners.slow > 0 && may_take_time && answer == Answer::honest() {
+            due = Some(self.ticks + self.manners.slow);
+        }
         self.lied |= !answer.is_true();
         if answer.needs_reset {
             if answer.effect == Effect::AtOnce {
@@ -176,6 +209,9 @@ impl Device {
             }
             self.break_down();
             return None;
+        }
+        if due.is_some() {
+            answer.when = When::Held;
         }
         let outcome = match (answer.effect, answer.when) {
             (Effect::AtOnce, _) => Some(self.carry_out(&chain, number)),
@@ -196,6 +232,7 @@ impl Device {
                     answer,
                     seen: number,
                     outcome,
+                    due,
                 });
                 None
             }
@@ -250,8 +287,13 @@ impl Device {
                 format!("type {kind}: {} bytes, not {expected}", bytes.len()),
             );
         }
-        if bytes.len() < expected {
+        let place = chain.writable_len();
+        if place < TAIL_LEN {
+            wrong("MODEL", format!("type {kind}: {place} writable bytes"));
             return Request::Malformed;
+        }
+        if bytes.len() < expected {
+            return Request::Short;
         }
         if bytes[padding].iter().any(|byte| *byte != 0) {
             wrong(rule, format!("type {kind}: reserved bytes not zero"));
@@ -260,7 +302,6 @@ impl Device {
             kind::PROBE => (self.config.probe_size as usize).saturating_add(TAIL_LEN),
             _ => TAIL_LEN,
         };
-        let place = chain.writable_len();
         if place != writable {
             let rule = if kind == kind::PROBE {
                 "DN-PROBE-1"
@@ -272,7 +313,10 @@ impl Device {
                 format!("type {kind}: {place} writable bytes, not {writable}"),
             );
         }
-        if place < TAIL_LEN {
+        let exact = chain.readable.len() == 1
+            && chain.writable.len() == 1
+            && (bytes.len(), place) == (expected, writable);
+        if self.manners.exact_descriptors && !exact {
             return Request::Malformed;
         }
         // A debugging read of a writable buffer, which a device MAY do: an old status that says
@@ -314,16 +358,32 @@ impl Device {
 
     fn execute(&mut self, request: Request, chain: &Chain) -> Result<Outcome, Refusal> {
         let map_unmap = self.negotiated(feature::MAP_UNMAP);
+        let lenient = self.manners.ignores_negotiation;
+        let status_or_nothing = |status: Option<u8>| match status {
+            Some(status) => Ok(Outcome::Status(status)),
+            None => Ok(Outcome::Unwritten),
+        };
         match request {
-            Request::Unknown(_) | Request::Malformed => return Ok(Outcome::Unwritten),
+            Request::Malformed => return Ok(Outcome::Unwritten),
+            Request::Unknown(_) => return status_or_nothing(self.manners.unknown_type),
+            Request::Short => return status_or_nothing(self.manners.short_body),
+            Request::Probe { .. } => {}
+            _ if self.manners.probes_only => return Ok(Outcome::Status(status::UNSUPP)),
+            _ => {}
+        }
+        match request {
             Request::Map { .. } | Request::Unmap { .. } if !map_unmap => {
                 self.violations
                     .record("DN-MAP-T1", "MAP_UNMAP not accepted");
-                return Ok(Outcome::Unwritten);
+                if !lenient {
+                    return Ok(Outcome::Unwritten);
+                }
             }
             Request::Probe { .. } if !self.negotiated(feature::PROBE) => {
                 self.violations.record("DV-PRB-3", "PROBE not accepted");
-                return Ok(Outcome::Unwritten);
+                if !lenient {
+                    return Ok(Outcome::Unwritten);
+                }
             }
             _ => {}
         }
@@ -334,7 +394,8 @@ impl Device {
                 flags,
             } => {
                 let bytes = chain.readable_bytes(&self.ram);
-                if bytes.get(16..20).is_some_and(|r| r != [0; 4]) {
+                let reserved = bytes.get(16..20).is_some_and(|r| r != [0; 4]);
+                if reserved && !self.manners.takes_everything {
                     return Err(Refusal::honest(status::INVAL, "reserved bytes"));
                 }
                 let known = if self.negotiated(feature::BYPASS_CONFIG) {
@@ -344,7 +405,11 @@ impl Device {
                 };
                 if flags & !known != 0 {
                     let why = "flags that the device does not know";
-                    return Err(Refusal::broken(status::INVAL, "DN-ATTACH-T1", why));
+                    let refusal = Refusal::broken(status::INVAL, "DN-ATTACH-T1", why);
+                    match flags & !ATTACH_F_BYPASS {
+                        0 => self.refuse_or_note(refusal)?,
+                        _ => return Err(refusal),
+                    }
                 }
                 self.check_domain(domain)?;
                 let known = self.unit.endpoints.get(&endpoint);
@@ -373,8 +438,12 @@ impl Device {
                     phys,
                     flags,
                 };
+                if let (0, u64::MAX, Some(status)) = (start, end, self.manners.whole_space) {
+                    return Err(Refusal::honest(status, "the whole space"));
+                }
                 self.check_mapping(&mapping)?;
                 self.check_domain(domain)?;
+                self.check_reserved(domain, &mapping)?;
                 self.unit.map(domain, mapping)?;
             }
             Request::Unmap { domain, start, end } => {
@@ -383,7 +452,8 @@ impl Device {
                     return Err(Refusal::broken(status::INVAL, "DN-UNMAP-2", why));
                 }
                 let bytes = chain.readable_bytes(&self.ram);
-                if bytes.get(24..28).is_some_and(|r| r != [0; 4]) {
+                let reserved = bytes.get(24..28).is_some_and(|r| r != [0; 4]);
+                if reserved && !self.manners.takes_everything {
                     return Err(Refusal::honest(status::INVAL, "reserved bytes"));
                 }
                 self.check_input(start, end)?;
@@ -391,12 +461,20 @@ impl Device {
                 self.unit.unmap(domain, start, end)?;
             }
             Request::Probe { endpoint } => {
+                if self.unit.quirks.any_endpoint {
+                    self.unit.endpoints.entry(endpoint).or_default();
+                }
                 let Some(found) = self.unit.endpoints.get_mut(&endpoint) else {
                     return Err(Refusal::honest(status::NOENT, "no such endpoint"));
                 };
                 let mut list = properties(&found.regions);
                 let room = self.config.probe_size as usize;
                 let given = chain.writable_len().saturating_sub(TAIL_LEN);
+                if given < room
+                    && let Some(status) = self.manners.short_probe
+                {
+                    return Ok(Outcome::Early(status));
+                }
                 if list.len() > room || given < room {
                     return Err(Refusal::honest(status::INVAL, "no room for the properties"));
                 }
@@ -404,7 +482,7 @@ impl Device {
                 list.resize(given, 0);
                 return Ok(Outcome::Probed(status::OK, list));
             }
-            Request::Unknown(_) | Request::Malformed => {}
+            Request::Unknown(_) | Request::Short | Request::Malformed => {}
         }
         Ok(Outcome::Status(status::OK))
     }
@@ -422,25 +500,48 @@ impl Device {
         let (first, last) = self.config.input_range;
         if self.offers(feature::INPUT_RANGE) && (start < first || end > last) {
             let why = "outside input_range";
-            return Err(Refusal::broken(status::RANGE, "DN-OPS-4", why));
+            self.refuse_or_note(Refusal::broken(status::RANGE, "DN-OPS-4", why))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses what a careful driver does not send; a device that takes everything takes it, and
+    /// only notes what was wrong.
+    fn refuse_or_note(&self, refusal: Refusal) -> Result<(), Refusal> {
+        if !self.manners.takes_everything {
+            return Err(refusal);
+        }
+        if let Some(rule) = refusal.rule.filter(|_| !self.lied) {
+            let what = format!("taken all the same: {}", refusal.why);
+            self.violations.record(rule, what);
+        }
+        Ok(())
+    }
+
+    fn check_reserved(&self, domain: u32, mapping: &Mapping) -> Result<(), Refusal> {
+        if self.unit.is_reserved(domain, mapping) {
+            let why = "over a reserved region";
+            self.refuse_or_note(Refusal::broken(status::INVAL, "DN-RESV-1", why))?;
         }
         Ok(())
     }
 
     fn check_mapping(&self, mapping: &Mapping) -> Result<(), Refusal> {
-        let broken = |status, rule, why| Err(Refusal::broken(status, rule, why));
+        let broken = |status, rule, why| self.refuse_or_note(Refusal::broken(status, rule, why));
         let mut known = MAP_F_READ | MAP_F_WRITE;
         if self.negotiated(feature::MMIO) {
             known |= MAP_F_MMIO;
         }
         if mapping.flags & !known & MAP_F_MMIO != 0 {
-            return broken(status::INVAL, "DN-MAP-7", "MMIO without the feature");
+            broken(status::INVAL, "DN-MAP-7", "MMIO without the feature")?;
+            known |= MAP_F_MMIO;
         }
         if mapping.flags & !known != 0 {
-            return broken(status::INVAL, "DN-MAP-1", "undefined flags");
+            let why = "undefined flags";
+            return Err(Refusal::broken(status::INVAL, "DN-MAP-1", why));
         }
         if mapping.end <= mapping.start {
-            return broken(status::INVAL, "DN-MAP-3", "virt_end not above virt_start");
+            broken(status::INVAL, "DN-MAP-3", "virt_end not above virt_start")?;
         }
         self.check_input(mapping.start, mapping.end)?;
         let granule = 1u64 << self.config.page_size_mask.trailing_zeros().min(63);
@@ -448,14 +549,11 @@ impl Device {
             && mapping.phys.is_multiple_of(granule)
             && mapping.end % granule == granule - 1;
         if !aligned {
-            return broken(status::RANGE, "DV-MAP-1", "not aligned to the granule");
+            broken(status::RANGE, "DV-MAP-1", "not aligned to the granule")?;
         }
-        if mapping
-            .phys
-            .checked_add(mapping.end - mapping.start)
-            .is_none()
-        {
-            return broken(status::RANGE, "DN-MAP-T1", "the physical range wraps");
+        let len = mapping.end.wrapping_sub(mapping.start);
+        if mapping.phys.checked_add(len).is_none() {
+            broken(status::RANGE, "DN-MAP-T1", "the physical range wraps")?;
         }
         Ok(())
     }
@@ -470,7 +568,7 @@ impl Device {
         let room = chain.writable_len();
         let mut full = match &outcome {
             Outcome::Unwritten => Vec::new(),
-            Outcome::Status(status) => vec![*status],
+            Outcome::Status(status) | Outcome::Early(status) => vec![*status],
             Outcome::Probed(status, list) => {
                 let mut bytes = list.clone();
                 bytes.resize(room.saturating_sub(TAIL_LEN), 0);
@@ -484,6 +582,9 @@ impl Device {
         let tail_at = full.len().saturating_sub(TAIL_LEN);
         let refused = outcome.status().is_some_and(|s| s != status::OK);
         let mut honest_len = full.len() as u32;
+        if matches!(outcome, Outcome::Early(_)) {
+            full.resize(room, 0);
+        }
         match answer.written {
             Written::Honest => {
                 if refused && self.knobs.refusals_have_length_zero {
@@ -513,7 +614,7 @@ impl Device {
             return;
         };
         if let Some(len) = queue.settled.remove(&chain.head) {
-            note_told(&mut self.seen, &chain, &self.ram, len);
+            note_told(&mut self.seen, &mut self.journal, &chain, &self.ram, len);
         }
         for entry in &answer.entries {
             let other = queue.in_flight.keys().copied().find(|h| *h != chain.head);
@@ -529,8 +630,9 @@ impl Device {
                 Length::Raw(len) => len,
             };
             if let Some(named) = in_flight(queue, id) {
-                note_told(&mut self.seen, named, &self.ram, len);
+                note_told(&mut self.seen, &mut self.journal, named, &self.ram, len);
             }
+            queue.strayed |= id != u32::from(chain.head);
             if entry.id == Id::Own && answer.entries.len() == 1 {
                 queue.give_back(&self.ram, chain.head, len);
             } else {
@@ -538,9 +640,10 @@ impl Device {
             }
         }
         if answer.jump != 0 {
+            queue.strayed = true;
             for (id, len) in queue.stale(&self.ram, answer.jump) {
                 if let Some(named) = in_flight(queue, id) {
-                    note_told(&mut self.seen, named, &self.ram, len);
+                    note_told(&mut self.seen, &mut self.journal, named, &self.ram, len);
                 }
             }
             queue.jump(&self.ram, answer.jump);
@@ -553,19 +656,6 @@ impl Device {
 
 fn in_flight(queue: &VirtQueue, id: u32) -> Option<&Chain> {
     queue.in_flight.get(&u16::try_from(id).ok()?)
-}
-
-/// Notes whether a used entry of this length tells the driver of success.
-fn note_told(seen: &mut [Seen], chain: &Chain, ram: &GuestRam, len: u32) {
-    let room = chain.writable_len();
-    let tail = chain.writable_bytes(ram);
-    let ok = tail.get(room.wrapping_sub(TAIL_LEN)) == Some(&status::OK);
-    if ok
-        && len as usize == room
-        && let Some(asked) = seen.iter_mut().rfind(|seen| seen.head == chain.head)
-    {
-        asked.told_ok = true;
-    }
 }
 
 fn take_apart(kind: u8, bytes: &[u8]) -> Option<Request> {
@@ -596,36 +686,4 @@ fn take_apart(kind: u8, bytes: &[u8]) -> Option<Request> {
         },
         _ => return None,
     })
-}
-
-/// The list of properties of §5.13.6.7 that describes these regions.
-pub fn properties(regions: &[Region]) -> Vec<u8> {
-    let mut list = Vec::new();
-    for region in regions {
-        list.extend_from_slice(&property(
-            PROBE_T_RESV_MEM,
-            RESV_MEM_VALUE_LEN,
-            &resv_mem(region.subtype, [0; 3], region.start, region.end),
-        ));
-    }
-    list
-}
-
-/// One property: `kind` with its reserved nibble, `length` as it shall be claimed, and the value.
-pub fn property(kind: u16, length: u16, value: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    bytes.extend_from_slice(&kind.to_le_bytes());
-    bytes.extend_from_slice(&length.to_le_bytes());
-    bytes.extend_from_slice(value);
-    bytes
-}
-
-/// The value of a RESV_MEM property.
-pub fn resv_mem(subtype: u8, reserved: [u8; 3], start: u64, end: u64) -> Vec<u8> {
-    let mut value = vec![subtype];
-    value.extend_from_slice(&reserved);
-    value.extend_from_slice(&start.to_le_bytes());
-    value.extend_from_slice(&end.to_le_bytes());
-    debug_assert_eq!(value.len(), usize::from(RESV_MEM_VALUE_LEN));
-    value
 }

@@ -48,6 +48,8 @@ pub struct Endpoint {
     pub probed: bool,
     /// The domain that it is attached to.
     pub domain: Option<u32>,
+    /// In no domain after a refused ATTACH, which some devices tell from one that was detached.
+    pub astray: bool,
 }
 
 /// One domain: exists from its first ATTACH until its last endpoint has left.
@@ -77,6 +79,17 @@ pub enum Landing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocked {
     pub reason: u8,
+    /// There is a mapping, and it does not allow it.
+    pub by_permission: bool,
+}
+
+impl Blocked {
+    const fn because(reason: u8) -> Self {
+        Self {
+            reason,
+            by_permission: false,
+        }
+    }
 }
 
 /// Ways in which real devices differ and which the specification allows, or bears.
@@ -98,6 +111,24 @@ pub struct Quirks {
     pub no_implicit_detach: bool,
     /// QEMU: a refused UNMAP has removed the mappings that it covered entirely.
     pub refused_unmap_removes: bool,
+    /// QEMU: neither reserved regions nor the ends of the physical space are looked at.
+    pub takes_all_mappings: bool,
+    /// QEMU: DETACH of an endpoint that is attached nowhere is NOENT, not INVAL.
+    pub absent_is_noent: bool,
+    /// QEMU: an id with higher bits exists if the lower 16 do, and to attach it has no effect.
+    pub endpoint_ids_have_16_bits: bool,
+    /// QEMU: faults of endpoints that are attached nowhere have the reason UNKNOWN.
+    pub forgets_detached: bool,
+    /// crosvm: DETACH from a domain with other endpoints in it is UNSUPP.
+    pub shared_detach_is_unsupp: bool,
+    /// cloud-hypervisor: no more domains than this, else NOMEM.
+    pub domains: Option<usize>,
+    /// cloud-hypervisor: every endpoint id exists.
+    pub any_endpoint: bool,
+    /// cloud-hypervisor: DETACH is answered with OK, whatever it names.
+    pub detach_never_fails: bool,
+    /// cloud-hypervisor: whoever has a mapping may read and write.
+    pub ignores_access: bool,
 }
 
 /// The state of one virtio-iommu.
@@ -172,11 +203,27 @@ impl Unit {
     }
 
     pub fn attach(&mut self, domain: u32, endpoint: u32, bypass: bool) -> Verdict {
+        if self.is_alias(endpoint) {
+            return Ok(());
+        }
+        if self.quirks.any_endpoint {
+            self.endpoints.entry(endpoint).or_default();
+        }
         let refused = self.attach_or_refuse(domain, endpoint, bypass);
         if refused.is_err() && self.quirks.refused_attach_detaches {
             self.leave(endpoint);
+            if let Some(endpoint) = self.endpoints.get_mut(&endpoint) {
+                endpoint.astray = true;
+            }
         }
         refused
+    }
+
+    /// An id that exists only because its higher bits are not looked at.
+    fn is_alias(&self, endpoint: u32) -> bool {
+        self.quirks.endpoint_ids_have_16_bits
+            && endpoint > 0xffff
+            && self.endpoints.contains_key(&(endpoint & 0xffff))
     }
 
     fn attach_or_refuse(&mut self, domain: u32, endpoint: u32, bypass: bool) -> Verdict {
@@ -209,7 +256,7 @@ impl Unit {
                 .mappings
                 .iter()
                 .any(|m| regions.iter().any(|r| r.start <= m.end && m.start <= r.end));
-            if clash {
+            if clash && !self.quirks.takes_all_mappings {
                 return Err(Refusal::broken(
                     status::UNSUPP,
                     "DN-RESV-1",
@@ -223,27 +270,48 @@ impl Unit {
                 "attached to another domain",
             ));
         }
+        let full = |most: usize| self.domains.len() >= most && !self.domains.contains_key(&domain);
+        if self.quirks.domains.is_some_and(full) {
+            return Err(Refusal::honest(status::NOMEM, "no more domains"));
+        }
         if before != Some(domain) || self.quirks.reattach_drops_mappings {
             self.leave(endpoint);
         }
         self.domains.entry(domain).or_default().bypass = bypass;
         if let Some(endpoint) = self.endpoints.get_mut(&endpoint) {
             endpoint.domain = Some(domain);
+            endpoint.astray = false;
         }
         Ok(())
     }
 
     pub fn detach(&mut self, domain: u32, endpoint: u32) -> Verdict {
+        if self.quirks.detach_never_fails {
+            let found = self.endpoints.get(&endpoint);
+            if found.is_some_and(|found| found.domain == Some(domain)) {
+                self.leave(endpoint);
+            }
+            return Ok(());
+        }
         let Some(found) = self.endpoints.get(&endpoint) else {
             return Err(Refusal::honest(status::NOENT, "no such endpoint"));
         };
+        if self.quirks.absent_is_noent && found.domain.is_none() {
+            return Err(Refusal::honest(status::NOENT, "attached nowhere"));
+        }
         if found.domain != Some(domain) {
             return Err(Refusal::honest(
                 status::INVAL,
                 "not attached to this domain",
             ));
         }
+        if self.quirks.shared_detach_is_unsupp && self.members(domain).len() > 1 {
+            return Err(Refusal::honest(status::UNSUPP, "others are in this domain"));
+        }
         self.leave(endpoint);
+        if let Some(endpoint) = self.endpoints.get_mut(&endpoint) {
+            endpoint.astray = false;
+        }
         Ok(())
     }
 
@@ -260,14 +328,15 @@ impl Unit {
         }
     }
 
-    /// A MAP whose flags and ranges were found to be well-formed.
+    /// Whether a member of `domain` has a region where `mapping` shall be.
+    pub fn is_reserved(&self, domain: u32, mapping: &Mapping) -> bool {
+        let touches = |r: &Region| r.start <= mapping.end && mapping.start <= r.end;
+        let members = self.endpoints.values().filter(|e| e.domain == Some(domain));
+        members.flat_map(|e| &e.regions).any(touches)
+    }
+
+    /// A MAP whose flags and ranges were found to be well-formed, and free of reserved regions.
     pub fn map(&mut self, domain: u32, mapping: Mapping) -> Verdict {
-        let reserved: Vec<Region> = self
-            .members(domain)
-            .iter()
-            .filter_map(|id| self.endpoints.get(id))
-            .flat_map(|e| e.regions.iter().copied())
-            .collect();
         let limit = self.quirks.mappings_per_domain;
         let Some(state) = self.domains.get_mut(&domain) else {
             return Err(Refusal::broken(status::NOENT, "DV-MAP-4", "no such domain"));
@@ -277,16 +346,6 @@ impl Unit {
                 status::INVAL,
                 "DN-MAP-2",
                 "MAP in a bypass domain",
-            ));
-        }
-        if reserved
-            .iter()
-            .any(|r| r.start <= mapping.end && mapping.start <= r.end)
-        {
-            return Err(Refusal::broken(
-                status::INVAL,
-                "DN-RESV-1",
-                "over a reserved region",
             ));
         }
         if state
@@ -352,21 +411,19 @@ impl Unit {
         unattached_bypass: bool,
     ) -> Result<Landing, Blocked> {
         let Some(found) = self.endpoints.get(&endpoint) else {
-            return Err(Blocked {
-                reason: spec::FAULT_R_UNKNOWN,
-            });
+            return Err(Blocked::because(spec::FAULT_R_UNKNOWN));
         };
         let Some(domain) = found.domain else {
             if unattached_bypass {
                 return Ok(Landing::Memory(iova));
             }
-            return Err(Blocked {
-                reason: spec::FAULT_R_DOMAIN,
-            });
+            let forgotten = self.quirks.forgets_detached && !found.astray;
+            return Err(Blocked::because(match forgotten {
+                true => spec::FAULT_R_UNKNOWN,
+                false => spec::FAULT_R_DOMAIN,
+            }));
         };
-        let mapping_fault = Blocked {
-            reason: spec::FAULT_R_MAPPING,
-        };
+        let mapping_fault = Blocked::because(spec::FAULT_R_MAPPING);
         let state = self.domains.get(&domain).ok_or(mapping_fault)?;
         if state.bypass {
             return Ok(Landing::Memory(iova));
@@ -391,9 +448,13 @@ impl Unit {
             Access::Read => readable,
             Access::Write => mapping.flags & MAP_F_WRITE != 0,
         };
-        if !allowed {
-            return Err(mapping_fault);
+        if !allowed && !self.quirks.ignores_access {
+            return Err(Blocked {
+                by_permission: true,
+                ..mapping_fault
+            });
         }
-        Ok(Landing::Memory(mapping.phys + (iova - mapping.start)))
+        let offset = iova - mapping.start;
+        Ok(Landing::Memory(mapping.phys.wrapping_add(offset)))
     }
 }

@@ -5,6 +5,7 @@
 mod model;
 
 mod guards;
+mod personalities;
 mod registers;
 mod requests;
 mod rings;
