@@ -136,3 +136,58 @@ impl<P: Platform> Pipeline<P> {
         unmapped.and(mapped)
     }
 }
+
+/// The readers of what a device writes, for the fuzz targets.
+pub mod parse {
+    use alloc::vec::Vec;
+
+    use crate::wire::{
+        ConfigError, Fault, Features, Geometry, ProbeError, RawConfig, ReservedRegion, offset,
+    };
+
+    /// A list of properties.
+    ///
+    /// # Errors
+    ///
+    /// [`ProbeError`].
+    pub fn properties(list: &[u8]) -> Result<Vec<ReservedRegion>, ProbeError> {
+        crate::wire::parse_properties(list)
+    }
+
+    /// A fault record; `None` if it has to be ignored.
+    #[must_use]
+    pub fn event(record: &[u8; 24]) -> Option<Fault> {
+        crate::wire::parse_event(record)
+    }
+
+    /// 36 bytes of a configuration, and the features that are offered with it.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`].
+    pub fn geometry(bytes: &[u8; 44]) -> Result<Geometry, ConfigError> {
+        let u32_at = |offset: usize| {
+            let field = bytes.get(offset..).and_then(|rest| rest.first_chunk());
+            field.map_or(0, |field| u32::from_le_bytes(*field))
+        };
+        let u64_at = |offset| u64::from(u32_at(offset)) | u64::from(u32_at(offset + 4)) << 32;
+        let offered = u64_at(36);
+        let given = |feature| Features::describes(offered, feature);
+        Geometry::new(RawConfig {
+            page_size_mask: u64_at(offset::PAGE_SIZE_MASK),
+            input_range: given(Features::INPUT_RANGE).then(|| {
+                (
+                    u64_at(offset::INPUT_RANGE_START),
+                    u64_at(offset::INPUT_RANGE_END),
+                )
+            }),
+            domain_range: given(Features::DOMAIN_RANGE).then(|| {
+                (
+                    u32_at(offset::DOMAIN_RANGE_START),
+                    u32_at(offset::DOMAIN_RANGE_END),
+                )
+            }),
+            probe_size: given(Features::PROBE).then(|| u32_at(offset::PROBE_SIZE)),
+        })
+    }
+}
