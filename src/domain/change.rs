@@ -493,8 +493,10 @@ impl<P: Platform> Domain<P> {
     /// The UNMAP of one mapping.
     #[inline(always)]
     pub(super) fn send_end(&self, held: Held) -> Outcome {
+        // What is answered meanwhile may have been carried out after the UNMAP.
+        let awaited = self.surely(held.iova, Ok(()));
         let outcome = self.shared.execute_one(self.unmap_request(held.iova));
-        self.surely(held.iova, outcome)
+        self.surely(held.iova, outcome.and(awaited))
     }
 
     /// What an UNMAP of `virt` is worth that was answered so. A MAP of it that was repeated for a

@@ -190,12 +190,6 @@ impl<P: Platform> Domain<P> {
 
     /// Whether the device certainly does not translate a quarantined mapping, after another UNMAP.
     fn surely_ends(&self, held: Held) -> bool {
-        let known = !self.state.lock().members.is_empty();
-        let outcome: Outcome = match known {
-            true => self.send_end(held),
-            // The domain ended with its last endpoint.
-            false => Ok(()),
-        };
         let touches = |request: &Request| match request {
             Request::Map { domain, virt, .. } | Request::Unmap { domain, virt } => {
                 *domain == self.id && virt.overlaps(&held.iova)
@@ -203,7 +197,15 @@ impl<P: Platform> Domain<P> {
             Request::Attach { domain, .. } | Request::Detach { domain, .. } => *domain == self.id,
             Request::Probe { .. } => false,
         };
-        outcome.is_ok() && !self.shared.may_yet(touches)
+        // What is answered meanwhile may have been carried out after the UNMAP.
+        let awaited = self.shared.may_yet(touches);
+        let known = !self.state.lock().members.is_empty();
+        let outcome: Outcome = match known {
+            true => self.send_end(held),
+            // The domain ended with its last endpoint.
+            false => Ok(()),
+        };
+        outcome.is_ok() && !awaited && !self.shared.may_yet(touches)
     }
 }
 
