@@ -89,6 +89,21 @@ fn a_hostile_device_is_survived() {
 }
 
 #[test]
+fn a_mapping_whose_restoring_was_late_is_not_reached_after_its_unmap() {
+    run(4_294_971_031);
+}
+
+#[test]
+fn an_attach_that_is_answered_during_a_detach_is_not_forgotten() {
+    run(4_294_971_589);
+}
+
+#[test]
+fn a_map_that_is_answered_during_an_unmap_stays_in_quarantine() {
+    run(4_294_975_257);
+}
+
+#[test]
 fn seeds_of_the_corpus_are_survived() {
     let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/hostile");
     let mut count = 0;
