@@ -233,7 +233,10 @@ fn tampered_output(host: &Host) -> Result<(), String> {
         red(
             line,
             &|run| run.serial = without.clone().into(),
-            &|reasons| matches!(reasons, [Reason::Log(_)]),
+            &|reasons| {
+                let waited = line.contains(" hold ") && matches!(reasons, [Reason::Monitor(_)]);
+                waited || matches!(reasons, [Reason::Log(_)])
+            },
         )?;
     }
     Ok(())

@@ -123,7 +123,7 @@ pub fn judge(run: &Run, wanted: Wanted<'_>, expect: &Expect) -> Vec<Reason> {
         reasons.push(Reason::Exit(code));
     }
     let requests = match wanted {
-        Wanted::Scenario(skips) => scenario(&run.serial, skips, &mut reasons),
+        Wanted::Scenario(skips) => scenario(run, skips, &mut reasons),
         Wanted::Demo => tour(&run.serial, &mut reasons),
     };
     // The trace of a run that is red already would only bury the reason.
@@ -154,8 +154,8 @@ fn trace(text: Option<&str>, guest: &[(usize, Request)], expect: &Expect) -> Vec
     }
 }
 
-fn scenario(serial: &[u8], skips: &[&str], reasons: &mut Vec<Reason>) -> Vec<(usize, Request)> {
-    let log = match records::parse(serial) {
+fn scenario(run: &Run, skips: &[&str], reasons: &mut Vec<Reason>) -> Vec<(usize, Request)> {
+    let log = match records::parse(&run.serial) {
         Ok(log) => log,
         Err(broken) => {
             let checks = broken.checks.clone();
@@ -175,6 +175,11 @@ fn scenario(serial: &[u8], skips: &[&str], reasons: &mut Vec<Reason>) -> Vec<(us
     skipped.retain(|check| !skips.contains(&check.name.as_str()));
     if !skipped.is_empty() {
         reasons.push(Reason::Skips(skipped));
+    }
+    // The guest waited as often as it was visited.
+    let visited = run.visits.iter().map(|visit| &visit.hold);
+    if reasons.is_empty() && !log.holds.iter().eq(visited) {
+        reasons.push(Reason::Monitor(Wrong::Holds(log.holds.clone())));
     }
     if reasons.is_empty() && log.with(Outcome::Passed).next().is_none() {
         reasons.push(Reason::NothingPassed);
