@@ -88,6 +88,8 @@ fn of_arch(rows: &[IoRow], arch: Arch) -> Vec<Goal> {
     }
     const ABOVE: &str = "I/Os per second over bypass: contained above Linux in every case";
     goals.push(Goal::new(ABOVE, arch.name(), above(&here)));
+    const FASTER: &str = "I/Os per second: contained above Linux in every case";
+    goals.push(Goal::new(FASTER, arch.name(), faster(&here)));
     goals
 }
 
@@ -233,6 +235,17 @@ fn above(here: &[&IoRow]) -> Option<(bool, String)> {
     Some((won == pairs.len(), text))
 }
 
+/// The same of the figures themselves, which are of different boots.
+fn faster(here: &[&IoRow]) -> Option<(bool, String)> {
+    let pairs = pairs(here);
+    let ratio = |pair: &Pair<'_>| Some(pair.own.iops?.value / pair.other.iops?.value);
+    let ratios: Vec<f64> = pairs.iter().filter_map(ratio).collect();
+    let least = ratios.iter().copied().min_by(f64::total_cmp)?;
+    let won = ratios.iter().filter(|ratio| **ratio > 1.0).count();
+    let text = format!("{won} of {}; at the least {least:.2}x", ratios.len());
+    Some((won == ratios.len(), text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::super::goals::Verdict;
@@ -305,6 +318,15 @@ mod tests {
         rows[6].over_bypass = even(0.7);
         let text = "0 of 1; at the least 0.70 next to 0.70";
         assert_eq!(judge(&rows, what), (Verdict::Missed, text.into()));
+        let faster = "I/Os per second: contained";
+        assert_eq!(judge(&rows, faster).0, Verdict::NotMeasured);
+        for (row, iops) in rows.iter_mut().zip([9.0, 3.0, 4.0, 5.0, 9.0, 1.0, 2.0]) {
+            row.iops = even(iops);
+        }
+        let text = "1 of 1; at the least 2.00x";
+        assert_eq!(judge(&rows, faster), (Verdict::Met, text.into()));
+        rows[6].iops = even(4.0);
+        assert_eq!(judge(&rows, faster).0, Verdict::Missed);
         rows.truncate(4);
         assert_eq!(judge(&rows, what).0, Verdict::NotMeasured);
     }
