@@ -56,7 +56,6 @@ impl System for LinuxGuest {
             counts,
             command,
             elapsed,
-            ..
         } = run.map_err(|error| error.to_string())?;
         Ok(Boot {
             measure,

@@ -10,11 +10,9 @@
 //! | [`machine`] | initramfs, disks, command line |
 //! | [`verdict`] | whether what came out is believed |
 //! | [`waits`] | leaves the wait for the disks out of instructions |
-//! | [`table`] | what came out, as a table |
 
 pub mod machine;
 pub mod plan;
-pub mod table;
 pub mod verdict;
 pub mod waits;
 
@@ -98,18 +96,10 @@ impl Measure {
 /// What a boot gave.
 #[derive(Clone, Debug)]
 pub struct LinuxRun {
-    /// What was measured.
-    pub measure: Measure,
     /// All phases, in order: `rounds` of each case, and in each round every mode once.
     pub phases: Vec<Phase>,
     /// What reached the IOMMU in each of them. There if that was measured.
     pub counts: Option<Vec<Counts>>,
-    /// What one wait for a disk took in instructions: it is left out of the phases. There if those were measured.
-    pub wait: Option<u64>,
-    /// The version of Linux, such as `6.12.95`.
-    pub version: String,
-    /// The version of Debian's package of it.
-    pub package: String,
     /// The command line without the folders of this machine.
     pub command: String,
     /// How long the boot took.
@@ -141,23 +131,6 @@ pub enum LinuxError {
         /// The end of what it said.
         tail: String,
     },
-}
-
-/// Measures all that can be measured on `arch`, and prints it.
-///
-/// # Errors
-///
-/// [`LinuxError`].
-pub fn show(arch: Arch, linux: &Linux) -> Result<(), LinuxError> {
-    let mut runs = Vec::new();
-    for what in Measure::all(arch) {
-        println!("== I/Os of Linux on {arch}: {}", what.name());
-        let run = boot(arch, linux, *what, what.rounds())?;
-        println!("{}", table::heading(&run));
-        runs.push(run);
-    }
-    print!("{}", table::table(&runs).markdown());
-    Ok(())
 }
 
 /// Boots `linux` once on `arch`, measures `what` in `rounds` rounds, and judges it.
@@ -220,12 +193,8 @@ fn boot_in(
     };
     match verdict::judge(&outcome, traced.as_deref(), plan, what) {
         Ok(told) => Ok(LinuxRun {
-            measure: what,
             phases: told.phases,
             counts: told.counts,
-            wait: told.wait,
-            version: linux.version().into(),
-            package: linux.package.clone(),
             command: told_command(qemu.arch, what),
             elapsed: outcome.elapsed,
         }),
