@@ -228,10 +228,10 @@ impl<P: Platform> Shared<P> {
         }
         // It rests in the scratch domain. Some devices do not move endpoints (§5.13.6.3.2).
         if outcome == Err(RequestError::Status(Status::Unsupp)) {
-            self.execute_one(Request::Detach {
+            gone(self.execute_one(Request::Detach {
                 domain: self.scratch_of(endpoint),
                 endpoint,
-            })?;
+            }))?;
             let outcome = self.execute_one(attach);
             if outcome.is_ok() {
                 return outcome;

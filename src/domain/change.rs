@@ -267,8 +267,9 @@ impl<P: Platform> Domain<P> {
                 self.settle_map(&mut self.state.lock(), plan, fate, outcome);
             }
             ([end], [ended], [plan], [fate]) if plan.is_single() => {
+                let awaited = self.surely(end.iova, Ok(()));
                 let [unmapped, outcome] = self.execute_pair(*end, plan);
-                *ended = self.surely(end.iova, unmapped);
+                *ended = self.surely(end.iova, unmapped.and(awaited));
                 let mut state = self.state.lock();
                 state.settle_end(*end, *ended);
                 self.settle_map(&mut state, plan, fate, outcome);
@@ -356,6 +357,7 @@ impl<P: Platform> Domain<P> {
                 access,
             })
         });
+        let awaited = self.surely_all(runs.clone().map(|(run, _)| run));
         let mut runs = runs;
         let mut settled = 0;
         let mut parts = plans.iter().zip(&mut *fates);
@@ -368,7 +370,7 @@ impl<P: Platform> Domain<P> {
                 let mut state = self.state.lock();
                 for outcome in outcomes {
                     if let Some((run, count)) = runs.next() {
-                        let outcome = &self.surely(run, *outcome);
+                        let outcome = &self.surely(run, outcome.and(awaited));
                         let places = ended.iter_mut().skip(settled);
                         for (end, place) in ends.iter().skip(settled).take(count).zip(places) {
                             *place = *outcome;
@@ -507,6 +509,16 @@ impl<P: Platform> Domain<P> {
             return self.surely_in_time(virt, outcome);
         }
         outcome
+    }
+
+    /// What UNMAPs of all of `runs` are worth that are about to be sent: a MAP that is answered
+    /// meanwhile may have been carried out after them.
+    #[inline(always)]
+    pub(super) fn surely_all(&self, mut runs: impl Iterator<Item = IovaRange>) -> Outcome {
+        if self.late_maps.load(Ordering::Relaxed) {
+            return runs.try_for_each(|run| self.surely_in_time(run, Ok(())));
+        }
+        Ok(())
     }
 
     #[cold]

@@ -299,10 +299,11 @@ impl<P: Platform> Domain<P> {
         let mut all = Ok(());
         if known {
             let requests = runs.clone().map(|virt| self.unmap_request(*virt));
+            let awaited = self.surely_all(runs.clone().copied());
             let mut settled = runs.clone();
             all = self.shared.execute::<BATCH, _>(requests, |_, outcomes| {
                 for (run, outcome) in settled.by_ref().zip(outcomes) {
-                    settle(*run, self.surely(*run, *outcome));
+                    settle(*run, self.surely(*run, outcome.and(awaited)));
                 }
             });
         } else {

@@ -297,6 +297,7 @@ impl<P: Platform> Domain<P> {
         }
         let runs = self.runs(iova, begun.may_merge);
         let requests = runs.clone().map(|(virt, _)| self.unmap_request(virt));
+        let awaited = self.surely_all(runs.clone().map(|(run, _)| run));
         let mut runs = runs;
         let mut failure = None;
         let mut ranges = iova.iter();
@@ -304,7 +305,7 @@ impl<P: Platform> Domain<P> {
             let mut state = self.state.lock();
             let mut near = Slot::NONE;
             for (outcome, (run, count)) in outcomes.iter().zip(runs.by_ref()) {
-                let outcome = &self.surely(run, *outcome);
+                let outcome = &self.surely(run, outcome.and(awaited));
                 failure = failure.or(outcome.err());
                 for range in ranges.by_ref().take(count) {
                     if let Some(slot) = state.ledger.find_near(near, *range) {

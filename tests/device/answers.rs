@@ -3,7 +3,7 @@
 use crate::bench::{Bench, quarantined};
 use crate::each;
 use crate::model::script::{Answer, Effect, Id};
-use crate::model::spec::status;
+use crate::model::spec::{feature, status};
 use crate::model::{Model, OTHER, PLAIN};
 use crate::rig::{self, GRANULE, RW, domain, endpoint, map, map_at, pages, start};
 use virtio_iommu::{AttachError, IovaRange, MapError, RequestError, Status, UnmapError};
@@ -396,7 +396,7 @@ fn unsupp_for_an_endpoint_that_moves_is_answered_with_a_detach() {
         // §5.13.6.3.2: a device that cannot detach implicitly; endpoints rest in the scratch domain.
         let model = Model::new();
         model.with(|d| {
-            d.knobs.offered &= !crate::model::spec::feature::BYPASS_CONFIG;
+            d.knobs.offered &= !feature::BYPASS_CONFIG;
             d.unit.quirks.no_implicit_detach = true;
         });
         let iommu = start(&model, &[PLAIN]);
@@ -412,15 +412,25 @@ fn unsupp_for_an_endpoint_that_moves_is_answered_with_a_detach() {
 fn dv_att_4_a_device_with_one_endpoint_per_domain_says_so() {
     let _proof = proves(Oracle::Model, &["DV-ATT-5"]);
     for _ in each!(but[(CloudHypervisor, "refusals have used length 0")]) {
-        let model = Model::new();
-        model.with(|d| d.unit.quirks.endpoints_per_domain = Some(1));
-        let iommu = start(&model, &[PLAIN, OTHER]);
-        let domain = domain(&iommu, 4, &[PLAIN]);
-        let error = domain.attach(endpoint(OTHER)).unwrap_err();
-        let expected = AttachError::Request(RequestError::Status(Status::Unsupp));
-        assert_eq!(error, expected);
-        assert_eq!(domain.endpoints(), 1);
-        rig::domain(&iommu, 4, &[OTHER]);
+        // Endpoints rest in a domain, or nowhere; what is refused may have left where it was.
+        for (rests, leaves) in [(false, false), (true, false), (true, true)] {
+            let model = Model::new();
+            model.with(|d| {
+                d.unit.quirks.endpoints_per_domain = Some(1);
+                d.unit.quirks.refused_attach_detaches |= leaves;
+                if rests {
+                    d.knobs.offered &= !feature::BYPASS_CONFIG;
+                }
+            });
+            let iommu = start(&model, &[PLAIN, OTHER]);
+            let domain = domain(&iommu, 4, &[PLAIN]);
+            let error = domain.attach(endpoint(OTHER)).unwrap_err();
+            let expected = AttachError::Request(RequestError::Status(Status::Unsupp));
+            assert_eq!(error, expected, "{rests} {leaves}");
+            assert_eq!(domain.endpoints(), 1);
+            assert_ne!(model.domain_of(OTHER), Some(domain.id().0));
+            rig::domain(&iommu, 4, &[OTHER]);
+        }
     }
 }
 

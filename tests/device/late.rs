@@ -400,15 +400,7 @@ fn a_replay_that_comes_late_maps_nothing_that_was_unmapped_since() {
         let iommu = start(&model, &[PLAIN, OTHER]);
         let domain = domain(&iommu, 4, &[PLAIN]);
         let at = map(&domain, pages(&model, 1), RW).unwrap();
-        model.answer_once(rig::is_detach, Answer::never());
-        domain.detach(endpoint(PLAIN)).unwrap_err();
-        // The next endpoint gets the mappings once more, but the MAP is late; and it stays.
-        model.script(|seen| match seen.request {
-            Request::Map { .. } => Answer::late_effect(),
-            Request::Detach { .. } => Answer::never(),
-            _ => Answer::honest(),
-        });
-        domain.attach(endpoint(OTHER)).unwrap_err();
+        late_replay(&model, &domain);
         model.honest();
         let result = domain.unmap(at);
         model.with(|d| d.release(9));
@@ -448,4 +440,47 @@ fn a_replay_that_comes_late_finds_no_domain() {
         domain.attach(endpoint(OTHER)).unwrap();
         assert_eq!(model.reads(OTHER, at.start().0), None);
     }
+}
+
+#[test]
+fn a_replay_that_is_answered_during_an_unmap_may_come_after_it() {
+    for _ in each!(but[(Crosvm, "one endpoint in a domain")]) {
+        for count in 1..4 {
+            let model = Model::new();
+            let iommu = start(&model, &[PLAIN, OTHER]);
+            let domain = domain(&iommu, 8, &[PLAIN]);
+            let all: Vec<_> = (0..count)
+                .map(|_| map(&domain, pages(&model, 1), RW).unwrap())
+                .collect();
+            late_replay(&model, &domain);
+            // The UNMAPs are carried out, then the MAPs of before; then all are answered.
+            model.script(|_| Answer::late());
+            model.on_tick(move |device, _| {
+                if device.waiting() > count {
+                    device.release(9);
+                }
+            });
+            let result = domain.unmap_all(&all);
+            let reached: Vec<_> = all
+                .iter()
+                .filter(|at| model.reads(OTHER, at.start().0).is_some())
+                .collect();
+            assert_eq!(reached.len(), count, "the test does what it says");
+            let unconfirmed = UnmapError::Quarantined(RequestError::Unconfirmed);
+            assert_eq!(result, Err(unconfirmed), "{reached:x?} are reached");
+            assert_eq!(domain.quarantined(), count);
+        }
+    }
+}
+
+/// The next endpoint gets all mappings once more, but these MAPs are late; and it stays.
+fn late_replay(model: &Model, domain: &rig::TestDomain) {
+    model.answer_once(rig::is_detach, Answer::never());
+    domain.detach(endpoint(PLAIN)).unwrap_err();
+    model.script(|seen| match seen.request {
+        Request::Map { .. } => Answer::late_effect(),
+        Request::Detach { .. } => Answer::never(),
+        _ => Answer::honest(),
+    });
+    domain.attach(endpoint(OTHER)).unwrap_err();
 }

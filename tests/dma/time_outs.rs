@@ -1,15 +1,16 @@
 //! Answers that come late, or never: what may yet take effect is not used again.
 
 use crate::each;
-use virtio_iommu::dma::{FromDevice, ToDevice};
+use virtio_iommu::dma::{FromDevice, Mapping, ToDevice};
 use virtio_iommu::{MapError, Options, RequestError, UnmapError};
 
-use crate::desk::{Desk, kinds, phys_of};
+use crate::desk::{Buf, Desk, kinds, phys_of};
+use crate::model::platform::ModelPlatform;
 use crate::model::requests::Request;
 use crate::model::script::Answer;
 use crate::model::spec::status;
-use crate::model::{Model, PLAIN};
-use crate::rig::{is_map, is_unmap};
+use crate::model::{Model, OTHER, PLAIN};
+use crate::rig::{endpoint, is_detach, is_map, is_unmap};
 use crate::ways::done;
 use xtask::conformance::{Oracle, proves};
 
@@ -283,3 +284,61 @@ fn a_refusal_that_was_carried_out_all_the_same() {
         desk.assert_empty();
     }
 }
+
+#[test]
+fn memory_that_a_late_map_exposes_again_is_not_given_back() {
+    let ways: [(&str, usize, Way); 4] = [
+        ("unmap", 1, |_, mapping| done(mapping).unmap().is_ok()),
+        ("defer", 1, |desk, mapping| {
+            let put_off = done(mapping).defer();
+            let _ = desk.domain.flush();
+            put_off.reclaim().is_ok()
+        }),
+        ("exchange", 1, |desk, mapping| {
+            let next = desk.alloc(1);
+            let result = desk
+                .device
+                .exchange::<_, _, _, FromDevice>(done(mapping), next);
+            result.unmapped.is_ok()
+        }),
+        ("exchange of a list", 1, |desk, mapping| {
+            let next = vec![desk.alloc(1), desk.alloc(1)];
+            let result = desk
+                .device
+                .exchange::<_, _, _, FromDevice>(done(mapping), next);
+            result.unmapped.is_ok()
+        }),
+    ];
+    for _ in each!(but[(Crosvm, "one endpoint in a domain")]) {
+        for (name, maps, way) in ways {
+            let mut desk = Desk::new();
+            let mapping = desk.device.map::<ToDevice, _>(desk.alloc(1)).unwrap();
+            let at = mapping.device_addr().0;
+            // Another endpoint gets the mapping once more, but the MAP is late; and it stays.
+            desk.model.answer_once(is_detach, Answer::never());
+            desk.domain.detach(endpoint(PLAIN)).unwrap_err();
+            desk.model.script(|seen| match seen.request {
+                Request::Map { .. } => Answer::late_effect(),
+                Request::Detach { .. } => Answer::never(),
+                _ => Answer::honest(),
+            });
+            desk.domain.attach(endpoint(OTHER)).unwrap_err();
+            // The UNMAP is carried out, then the MAP of before; then all are answered.
+            desk.model.script(|_| Answer::late());
+            desk.model.on_tick(move |device, _| {
+                if device.waiting() > maps {
+                    device.release(9);
+                }
+            });
+            let given_back = way(&desk, mapping);
+            assert!(desk.model.reads(OTHER, at).is_some(), "{name}: no test");
+            assert!(!given_back, "{name}");
+            assert!(desk.domain.quarantined() >= 1, "{name}");
+            let left = desk.pages();
+            desk.model.expect_leak(left);
+        }
+    }
+}
+
+/// Ends a mapping; tells whether its memory came back.
+type Way = fn(&Desk, Mapping<Buf, ToDevice, ModelPlatform>) -> bool;
