@@ -411,7 +411,7 @@ impl<D: Direction, P: Platform> Bounced<D, P> {
         let range = IovaRange::from_len(self.device_addr(), self.len as u64);
         range
             .into_iter()
-            .flat_map(|range| Cut::new(range, &self.pool.port.limits))
+            .flat_map(|range| Cut::new(Some(range), &self.pool.port.limits))
     }
 
     /// Copies what is there now. `false`, and nothing is copied, beyond the end.

@@ -34,7 +34,8 @@ pub struct Audience {
 /// A buffer that can be lent to a device, and whose owner cannot touch it meanwhile.
 ///
 /// It is moved into its [`Mapping`](super::Mapping). The handle has eight words at the most, which
-/// is checked when it is compiled: larger ones go into a [`Box`]. A [`Vec`] or a boxed slice of
+/// is checked when it is compiled: larger ones go into a [`Box`], and so do those that are moved
+/// with every transfer of a fast driver. A [`Vec`] or a boxed slice of
 /// buffers is a buffer, too: a scatter list.
 ///
 /// # Safety
@@ -81,6 +82,7 @@ pub(super) fn bytes(phys: PhysRange) -> usize {
 // SAFETY: the pieces are those of the elements, each of which keeps the promises; the elements
 // belong to the vector, and do not change while it is not borrowed.
 unsafe impl<B: DmaBuffer> DmaBuffer for Vec<B> {
+    #[inline(always)]
     fn pieces(&self) -> impl Iterator<Item = Piece> + Clone + '_ {
         self.iter().flat_map(B::pieces)
     }
@@ -94,6 +96,7 @@ unsafe impl<B: DmaBuffer> DmaBuffer for Vec<B> {
 
 // SAFETY: as for a vector.
 unsafe impl<B: DmaBuffer> DmaBuffer for Box<[B]> {
+    #[inline(always)]
     fn pieces(&self) -> impl Iterator<Item = Piece> + Clone + '_ {
         self.iter().flat_map(B::pieces)
     }
@@ -107,6 +110,7 @@ unsafe impl<B: DmaBuffer> DmaBuffer for Box<[B]> {
 
 // SAFETY: the pieces are those of what is in the box.
 unsafe impl<B: DmaBuffer> DmaBuffer for Box<B> {
+    #[inline(always)]
     fn pieces(&self) -> impl Iterator<Item = Piece> + Clone + '_ {
         B::pieces(self)
     }

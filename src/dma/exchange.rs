@@ -1,9 +1,11 @@
 //! The end of some transfers and the beginning of the next, with one notification.
 
+use core::slice;
+
 use super::DmaDevice;
 use super::buffer::DmaBuffer;
 use super::direction::Direction;
-use super::live::{Live, Site, phys};
+use super::live::{FEW, Live, Site, first_two, gather, phys};
 use super::mapping::{Completed, Failed, MapFailure, Mapping};
 use crate::address::PhysRange;
 use crate::device::Outcome;
@@ -44,8 +46,17 @@ impl<P: Platform> DmaDevice<P> {
             };
         }
         next.conceal(domain.audience(), E::ACCESS);
-        let (ended, begun) =
-            self.exchange_pieces(done.held(), phys(&next), self.options::<E>(&next, 0));
+        let (end, options) = (done.held(), self.options::<E>(&next, 0));
+        let (ended, begun) = match first_two(&next) {
+            (Some(only), None) => {
+                self.exchange_pieces(end, slice::from_ref(&only).iter().copied(), options)
+            }
+            (Some(first), _) => match gather(phys(&next), domain.granule(), &mut [first; FEW]) {
+                Some(parts) => self.exchange_pieces(end, parts.iter().copied(), options),
+                None => self.exchange_pieces(end, phys(&next), options),
+            },
+            (None, _) => (None, Err(MapError::Length.into())),
+        };
         let unmapped = match ended {
             None => done.unmap(),
             Some(ended) => done.settle(ended),
@@ -53,7 +64,7 @@ impl<P: Platform> DmaDevice<P> {
         let mapped = match begun {
             Ok(held) => Ok(Mapping::of(Live {
                 port: self.port().clone(),
-                site: Site::of(held),
+                site: Site::of(held, 0),
                 buffer: next,
             })),
             Err(failed) => Err(failed.with(domain, next)),
@@ -84,14 +95,14 @@ impl<P: Platform> DmaDevice<P> {
             Ok(plan) => plan,
             Err(error) => return (None, Err(error.into())),
         };
-        let held = plan.held;
         let mut fate = [Fate::default()];
         let mut ended: [Outcome; 1] = [Ok(())];
-        let result = domain.change(&[end], &mut ended, &[plan], &mut fate);
+        let plans = slice::from_ref(&plan);
+        let result = domain.change(&[end], &mut ended, plans, &mut fate);
         let ([ended], [fate]) = (ended, fate);
         let begun = match result {
-            Ok(()) => Ok(held),
-            Err(error) => Err(Failed::new(error, fate, held)),
+            Ok(()) => Ok(plan.held),
+            Err(error) => Err(Failed::new(error, fate, plan.held)),
         };
         (Some(ended), begun)
     }

@@ -13,26 +13,30 @@ use crate::platform::{PAGE_SIZE, Platform};
 /// Where a mapping is, in two words.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Site {
-    start: Iova,
+    /// Where it begins, which is a multiple of a page, and whether there are [holes](Self::APART).
+    start: u64,
     slot: Slot,
     /// Length, in pages: a granule is at least one.
     pages: u32,
 }
 
 impl Site {
+    /// There are holes between parts that are not neighbours in physical memory.
+    const APART: u64 = 1;
+
     /// Whether a mapping of `len` bytes has a site.
     #[inline]
     pub(super) fn is_for(len: u64) -> bool {
         u32::try_from(len / PAGE_SIZE as u64).is_ok()
     }
 
-    /// Of a mapping for which there [is](Self::is_for) one.
+    /// Of a mapping for which there [is](Self::is_for) one, with holes of `gap` bytes.
     #[inline(always)]
-    pub(super) fn of(held: Held) -> Self {
+    pub(super) fn of(held: Held, gap: u64) -> Self {
         let range = held.iova;
         let last = (range.end().0 - range.start().0) / PAGE_SIZE as u64;
         Self {
-            start: range.start(),
+            start: range.start().0 | if gap == 0 { 0 } else { Self::APART },
             slot: held.slot,
             pages: (last as u32).wrapping_add(1),
         }
@@ -40,7 +44,13 @@ impl Site {
 
     #[inline(always)]
     pub(super) fn start(self) -> Iova {
-        self.start
+        Iova(self.start & !Self::APART)
+    }
+
+    /// Whether there may be holes.
+    #[inline(always)]
+    fn is_apart(self) -> bool {
+        self.start & Self::APART != 0
     }
 
     /// Size, in bytes, holes included.
@@ -51,11 +61,11 @@ impl Site {
 
     #[inline(always)]
     pub(super) fn held(self) -> Held {
-        let last = Iova(self.start.0.wrapping_add(self.len().wrapping_sub(1)));
-        let range = IovaRange::new(self.start, last);
+        let start = self.start();
+        let last = Iova(start.0.wrapping_add(self.len().wrapping_sub(1)));
         Held {
             slot: self.slot,
-            iova: range.unwrap_or(IovaRange::single(self.start)),
+            iova: IovaRange::new(start, last).unwrap_or(IovaRange::single(start)),
         }
     }
 }
@@ -78,9 +88,10 @@ impl<B: DmaBuffer, P: Platform> Live<B, P> {
         self.site.held()
     }
 
-    /// The holes between parts, in bytes: there are some if the addresses are more than the data.
+    /// The holes between parts, in bytes.
+    #[inline(always)]
     pub(super) fn gap(&self) -> u64 {
-        match self.site.len() > self.len() as u64 {
+        match self.site.is_apart() {
             true => self.domain().granule(),
             false => 0,
         }
@@ -172,10 +183,83 @@ pub(super) fn phys<B: DmaBuffer>(buffer: &B) -> impl Iterator<Item = PhysRange> 
     buffer.pieces().map(|piece| piece.phys)
 }
 
+/// The first pieces of a buffer: one, if there is no second.
+#[inline(always)]
+pub(super) fn first_two<B: DmaBuffer>(buffer: &B) -> (Option<PhysRange>, Option<PhysRange>) {
+    let mut pieces = phys(buffer);
+    (pieces.next(), pieces.next())
+}
+
+/// How many parts of a buffer are walked once, and then looked up.
+pub(super) const FEW: usize = 32;
+
+/// The parts of a list of pieces that are not neighbours in physical memory, written to `list`.
+/// `None` if they are more, or if one of the pieces is not whole granules.
+///
+/// To walk the pieces of a buffer costs more than to walk this, and what works on this is not
+/// compiled for each kind of buffer.
+#[inline(never)]
+pub(super) fn gather(
+    pieces: impl Iterator<Item = PhysRange>,
+    granule: u64,
+    list: &mut [PhysRange; FEW],
+) -> Option<&[PhysRange]> {
+    let rest = granule - 1;
+    let mut used = 0;
+    let mut last = None::<PhysRange>;
+    for piece in pieces {
+        let (start, end) = (piece.start().0, piece.end().0);
+        if start & rest != 0 || end & rest != rest {
+            return None;
+        }
+        let joined = last
+            .filter(|last| last.end().0.checked_add(1) == Some(start))
+            .and_then(|last| PhysRange::new(last.start(), piece.end()));
+        if joined.is_none() {
+            used += 1;
+        }
+        let part = joined.unwrap_or(piece);
+        *list.get_mut(used - 1)? = part;
+        last = Some(part);
+    }
+    list.get(..used)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::PhysAddr;
     use crate::iova::Space;
+    use alloc::vec::Vec;
+
+    #[test]
+    fn neighbours_are_gathered_and_no_more_than_there_is_room_for() {
+        let pages = |list: &[u64]| -> Vec<PhysRange> {
+            let page = |page: &u64| PhysRange::from_len(PhysAddr(page << 12), 0x1000).unwrap();
+            list.iter().map(page).collect()
+        };
+        let gathered = |list: &[u64], granule| {
+            let mut room = [PhysRange::single(PhysAddr(7)); FEW];
+            let parts = gather(pages(list).into_iter(), granule, &mut room)?;
+            let parts = parts.iter().map(|part| (part.start().0, part.end().0));
+            Some(parts.collect::<Vec<_>>())
+        };
+        assert_eq!(gathered(&[], 0x1000), Some(Vec::new()));
+        let parts = [(0x5000, 0x6fff), (0x4000, 0x4fff), (0x9000, 0x9fff)];
+        assert_eq!(gathered(&[5, 6, 4, 9], 0x1000), Some(parts.to_vec()));
+        // Two halves of a granule are not whole granules.
+        assert_eq!(gathered(&[4, 5], 0x2000), None);
+        let apart: Vec<u64> = (0..FEW as u64).map(|i| 2 * i).collect();
+        assert_eq!(gathered(&apart, 0x1000).unwrap().len(), FEW);
+        let more = [apart.as_slice(), &[100]].concat();
+        assert_eq!(gathered(&more, 0x1000), None);
+        let joined = [apart.as_slice(), &[2 * FEW as u64 - 1]].concat();
+        assert_eq!(gathered(&joined, 0x1000).unwrap().len(), FEW);
+        let top = PhysRange::new(PhysAddr(u64::MAX - 0xfff), PhysAddr(u64::MAX)).unwrap();
+        let mut room = [top; FEW];
+        let twice = gather([top, top].into_iter(), 0x1000, &mut room);
+        assert_eq!(twice, Some([top, top].as_slice()));
+    }
 
     #[test]
     fn a_site_is_where_the_mapping_is() {
@@ -186,8 +270,11 @@ mod tests {
             let slot = space.take(iova, ()).unwrap();
             let held = Held { slot, iova };
             assert!(Site::is_for(pages * 0x1000));
-            assert_eq!(Site::of(held).held(), held);
-            assert_eq!(Site::of(held).start(), iova.start());
+            for gap in [0, 0x1000] {
+                let site = Site::of(held, gap);
+                assert_eq!((site.held(), site.start()), (held, iova.start()));
+                assert_eq!(site.is_apart(), gap != 0);
+            }
         }
         assert!(!Site::is_for(1 << 44));
     }

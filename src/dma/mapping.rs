@@ -3,12 +3,13 @@
 use alloc::sync::Arc;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
+use core::slice;
 
 use super::DmaDevice;
 use super::buffer::DmaBuffer;
 use super::deferred::Deferred;
 use super::direction::{DeviceWrites, Direction};
-use super::live::{Live, Site, phys};
+use super::live::{FEW, Live, Site, first_two, gather, phys};
 use crate::address::{Iova, IovaRange, PhysRange};
 use crate::device::Outcome;
 use crate::domain::{
@@ -335,10 +336,23 @@ impl<P: Platform> DmaDevice<P> {
         let domain = self.domain();
         buffer.conceal(domain.audience(), D::ACCESS);
         let options = self.options::<D>(&buffer, gap);
-        match self.map_pieces(phys(&buffer), options, gap) {
+        let mapped = match first_two(&buffer) {
+            (Some(only), None) => {
+                self.map_pieces(slice::from_ref(&only).iter().copied(), options, gap)
+            }
+            (Some(first), _) => {
+                let granule = domain.granule();
+                match gather(phys(&buffer), granule, &mut [first; FEW]) {
+                    Some(parts) => self.map_pieces(parts.iter().copied(), options, gap),
+                    None => self.map_pieces(phys(&buffer), options, gap),
+                }
+            }
+            (None, _) => Err(MapError::Length.into()),
+        };
+        match mapped {
             Ok(held) => Ok(Live {
                 port: self.port().clone(),
-                site: Site::of(held),
+                site: Site::of(held, gap),
                 buffer,
             }),
             Err(failed) => Err(failed.with(domain, buffer)),
@@ -437,12 +451,12 @@ pub(super) fn send_one<P: Platform, I>(domain: &Domain<P>, plan: Plan<I>) -> Res
 where
     I: Iterator<Item = PhysRange> + Clone,
 {
-    let held = plan.held;
     let mut fate = [Fate::default()];
-    let sent = domain.change(&[], &mut [], &[plan], &mut fate);
+    let plans = slice::from_ref(&plan);
+    let sent = domain.change(&[], &mut [], plans, &mut fate);
     let [fate] = fate;
     match sent {
-        Ok(()) => Ok(held),
-        Err(error) => Err(Failed::new(error, fate, held)),
+        Ok(()) => Ok(plan.held),
+        Err(error) => Err(Failed::new(error, fate, plan.held)),
     }
 }

@@ -3,24 +3,47 @@
 use super::buffer::DmaBuffer;
 use super::device::Limits;
 use super::live::{Live, phys};
-use crate::address::{Iova, IovaRange};
+use crate::address::{Iova, IovaRange, PhysRange};
 use crate::domain::Parts;
 use crate::platform::Platform;
 
 impl<B: DmaBuffer, P: Platform> Live<B, P> {
     /// The addresses, cut where the endpoint wants them cut, and at holes.
+    #[inline(always)]
     pub(super) fn segments(&self) -> impl Iterator<Item = IovaRange> + '_ {
         let limits = &self.port.limits;
-        let gap = self.gap();
-        let whole = (gap == 0).then(|| self.held().iova);
-        let pieces = (gap != 0).then(|| phys(&self.buffer));
-        let parts = pieces.into_iter().flat_map(move |pieces| {
-            Parts::new(pieces, self.site.start(), gap).map(|(part, _)| part)
-        });
-        whole
-            .into_iter()
-            .chain(parts)
-            .flat_map(move |part| Cut::new(part, limits))
+        match self.gap() {
+            0 => Segments {
+                cut: Cut::new(Some(self.held().iova), limits),
+                parts: None,
+            },
+            gap => Segments {
+                cut: Cut::new(None, limits),
+                parts: Some(Parts::new(phys(&self.buffer), self.site.start(), gap)),
+            },
+        }
+    }
+}
+
+/// Parts, each cut into segments.
+struct Segments<I> {
+    /// Of the part that is next.
+    cut: Cut,
+    /// Those behind it, if there are holes.
+    parts: Option<Parts<I>>,
+}
+
+impl<I: Iterator<Item = PhysRange>> Iterator for Segments<I> {
+    type Item = IovaRange;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<IovaRange> {
+        if self.cut.rest.is_none()
+            && let Some(parts) = &mut self.parts
+        {
+            self.cut.rest = parts.next().map(|(part, _)| part);
+        }
+        self.cut.next()
     }
 }
 
@@ -34,9 +57,10 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    pub(super) fn new(range: IovaRange, limits: &Limits) -> Self {
+    #[inline(always)]
+    pub(super) fn new(rest: Option<IovaRange>, limits: &Limits) -> Self {
         Self {
-            rest: Some(range),
+            rest,
             boundary: limits.boundary,
             longest: limits.max_segment,
         }
@@ -46,6 +70,7 @@ impl Cut {
 impl Iterator for Cut {
     type Item = IovaRange;
 
+    #[inline(always)]
     fn next(&mut self) -> Option<IovaRange> {
         let rest = self.rest?;
         let start = rest.start().0;

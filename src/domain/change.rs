@@ -1,11 +1,13 @@
 //! What goes to the device together: mappings that end, and mappings that begin (§5.13.6.5,
 //! §5.13.6.6).
 
+use core::slice;
 use core::sync::atomic::Ordering;
 
 use super::map::MapOptions;
 use super::parts::{Extent, ExtentError, Parts};
 use super::record::{Owner, Record, State};
+use super::runs::Runs;
 use super::{Domain, DomainState, MapError, UnmapError};
 use crate::address::{IovaRange, PhysAddr, PhysRange};
 use crate::device::{BATCH, Deadline, Outcome, RequestError};
@@ -169,13 +171,11 @@ impl<P: Platform> Domain<P> {
             first: extent.first,
             access,
         };
-        if extent.parts > 1 {
-            for (part, phys) in plan.parts() {
-                if let Err(error) = state.ledger.push_piece(slot, part, phys) {
-                    state.ledger.remove(slot);
-                    return Err(error.into());
-                }
-            }
+        if extent.parts > 1
+            && let Err(error) = state.ledger.push_pieces(slot, plan.parts())
+        {
+            state.ledger.remove(slot);
+            return Err(error.into());
         }
         Ok(plan)
     }
@@ -264,7 +264,7 @@ impl<P: Platform> Domain<P> {
         match (ends, &mut *ended, plans, &mut *fates) {
             ([], [], [plan], [fate]) if plan.is_single() => {
                 let outcome = self.execute_map(plan);
-                self.settle_map(&mut self.state.lock(), plan, fate, outcome);
+                self.settle_maps(&mut self.state.lock(), plan, fate, &[outcome]);
             }
             ([end], [ended], [plan], [fate]) if plan.is_single() => {
                 let awaited = self.surely(end.iova, Ok(()));
@@ -272,7 +272,7 @@ impl<P: Platform> Domain<P> {
                 *ended = self.surely(end.iova, unmapped.and(awaited));
                 let mut state = self.state.lock();
                 state.settle_end(*end, *ended);
-                self.settle_map(&mut state, plan, fate, outcome);
+                self.settle_maps(&mut state, plan, fate, &[outcome]);
             }
             _ => self.change_many(ends, ended, plans, fates),
         }
@@ -318,16 +318,16 @@ impl<P: Platform> Domain<P> {
         }
     }
 
-    /// Notes what became of a part of a plan.
+    /// Notes what became of parts of a plan.
     #[inline(always)]
-    fn settle_map<I>(
+    fn settle_maps<I>(
         &self,
         state: &mut DomainState,
         plan: &Plan<I>,
         fate: &mut Fate,
-        outcome: Outcome,
+        outcomes: &[Outcome],
     ) {
-        fate.note(outcome);
+        outcomes.iter().for_each(|outcome| fate.note(*outcome));
         if fate.mapped == plan.parts {
             let slot = plan.held.slot;
             let mapped = state.ledger.transition(slot, State::Mapping, State::Mapped);
@@ -346,50 +346,49 @@ impl<P: Platform> Domain<P> {
         I: Iterator<Item = PhysRange> + Clone,
     {
         let runs = self.runs(ends, ends.len() > 1 && self.may_merge(ends));
-        let domain = self.id;
-        let unmaps = runs.clone().map(|(virt, _)| self.unmap_request(virt));
-        let maps = plans.iter().flat_map(|plan| {
-            let access = plan.access;
-            plan.parts().map(move |(virt, phys_start)| Request::Map {
-                domain,
-                virt,
-                phys_start,
-                access,
-            })
-        });
+        let requests = Requests {
+            domain: self,
+            runs: runs.clone(),
+            plans: plans.iter(),
+            parts: None,
+            access: Access::empty(),
+        };
         let awaited = self.surely_all(runs.clone().map(|(run, _)| run));
         let mut runs = runs;
         let mut settled = 0;
-        let mut parts = plans.iter().zip(&mut *fates);
-        let mut part = parts.next();
-        let mut done_of_part = 0;
+        let mut pairs = plans.iter().zip(&mut *fates);
+        let mut pair = pairs.next();
+        let mut done_of_plan = 0;
         // Each fate has its error.
-        let _ = self
-            .shared
-            .execute::<BATCH, _>(unmaps.chain(maps), |_, outcomes| {
-                let mut state = self.state.lock();
-                for outcome in outcomes {
-                    if let Some((run, count)) = runs.next() {
-                        let outcome = &self.surely(run, outcome.and(awaited));
-                        let places = ended.iter_mut().skip(settled);
-                        for (end, place) in ends.iter().skip(settled).take(count).zip(places) {
-                            *place = *outcome;
-                            state.settle_end(*end, *outcome);
-                        }
-                        settled += count;
-                        continue;
-                    }
-                    let Some((plan, fate)) = &mut part else {
-                        return;
-                    };
-                    self.settle_map(&mut state, plan, fate, *outcome);
-                    done_of_part += 1;
-                    if done_of_part == plan.parts {
-                        part = parts.next();
-                        done_of_part = 0;
-                    }
+        let _ = self.shared.execute::<BATCH, _>(requests, |_, outcomes| {
+            let mut state = self.state.lock();
+            let mut left = outcomes;
+            while let Some((outcome, others)) = left.split_first()
+                && let Some((run, count)) = runs.next()
+            {
+                let outcome = self.surely(run, outcome.and(awaited));
+                let places = ended.iter_mut().skip(settled);
+                for (end, place) in ends.iter().skip(settled).take(count).zip(places) {
+                    *place = outcome;
+                    state.settle_end(*end, outcome);
                 }
-            });
+                settled += count;
+                left = others;
+            }
+            while let Some((plan, fate)) = &mut pair
+                && let Some((these, others)) =
+                    left.split_at_checked(left.len().min(plan.parts - done_of_plan))
+            {
+                self.settle_maps(&mut state, plan, fate, these);
+                left = others;
+                done_of_plan += these.len();
+                if done_of_plan < plan.parts {
+                    return;
+                }
+                pair = pairs.next();
+                done_of_plan = 0;
+            }
+        });
     }
 
     /// Takes back what was mapped of plans that failed, or whose companions did.
@@ -530,6 +529,52 @@ impl<P: Platform> Domain<P> {
         match self.shared.may_yet(late) {
             true => outcome.and(Err(RequestError::Unconfirmed)),
             false => outcome,
+        }
+    }
+}
+
+/// The requests of a change: first the UNMAPs, then the MAPs.
+struct Requests<'a, P: Platform, I> {
+    domain: &'a Domain<P>,
+    runs: Runs<'a, Held>,
+    plans: slice::Iter<'a, Plan<I>>,
+    /// What is left of the last plan.
+    parts: Option<Parts<I>>,
+    access: Access,
+}
+
+impl<P: Platform, I: Clone> Clone for Requests<'_, P, I> {
+    fn clone(&self) -> Self {
+        Self {
+            domain: self.domain,
+            runs: self.runs.clone(),
+            plans: self.plans.clone(),
+            parts: self.parts.clone(),
+            access: self.access,
+        }
+    }
+}
+
+impl<P: Platform, I: Iterator<Item = PhysRange> + Clone> Iterator for Requests<'_, P, I> {
+    type Item = Request;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Request> {
+        if let Some((virt, _)) = self.runs.next() {
+            return Some(self.domain.unmap_request(virt));
+        }
+        loop {
+            if let Some((virt, phys_start)) = self.parts.as_mut().and_then(Iterator::next) {
+                return Some(Request::Map {
+                    domain: self.domain.id,
+                    virt,
+                    phys_start,
+                    access: self.access,
+                });
+            }
+            let plan = self.plans.next()?;
+            self.access = plan.access;
+            self.parts = Some(plan.parts());
         }
     }
 }

@@ -76,16 +76,17 @@ impl Ledger {
         Ok(slot)
     }
 
-    /// Notes where a part of a scattered mapping leads.
-    pub(crate) fn push_piece(
+    /// Notes where the parts of a scattered mapping lead.
+    #[inline(always)]
+    pub(crate) fn push_pieces(
         &mut self,
         slot: Slot,
-        iova: IovaRange,
-        phys: PhysAddr,
+        parts: impl Iterator<Item = (IovaRange, PhysAddr)>,
     ) -> Result<(), IovaError> {
         let access = self.space.get(slot).map_or(Access::empty(), Record::access);
+        let record = |phys| Record::new(phys, access, Owner::Raw);
         self.space
-            .push_piece(slot, iova, Record::new(phys, access, Owner::Raw))
+            .push_pieces(slot, parts.map(|(iova, phys)| (iova, record(phys))))
     }
 
     /// Forgets a mapping, and frees its addresses.
@@ -390,7 +391,8 @@ mod tests {
         let pages = [(0x6000, 0x9000_5000), (0x7000, 0x9000_1000)];
         for (start, phys) in pages {
             let page = range(start, start + 0xfff);
-            ledger.push_piece(slot, page, PhysAddr(phys)).unwrap();
+            let part = core::iter::once((page, PhysAddr(phys)));
+            ledger.push_pieces(slot, part).unwrap();
         }
         assert_eq!(ledger.translate(Iova(0x6000)), None);
         assert!(ledger.transition(slot, State::Mapping, State::Mapped));

@@ -94,9 +94,9 @@ impl<P: Platform> Domain<P> {
     ) -> Result<Held, MapError> {
         let draft = self.draft(piece, options, 0)?;
         let plan = self.plan_one(draft, owner)?;
-        let held = plan.held;
-        self.change(&[], &mut [], &[plan], &mut [Default::default()])?;
-        Ok(held)
+        let plans = core::slice::from_ref(&plan);
+        self.change(&[], &mut [], plans, &mut [Default::default()])?;
+        Ok(plan.held)
     }
 
     /// Maps physical memory at an address of the caller's choice.

@@ -3,6 +3,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::iter::once;
 
 use proptest::prelude::*;
 
@@ -325,7 +326,7 @@ fn run(space: &mut Space<u64>, model: &mut Model, capacity: usize, step: Step) {
             if model.live.iter().all(|live| live.slot != slot) {
                 assert!(!space.free(slot));
                 assert!(!space.set(slot, 0));
-                let piece = space.push_piece(slot, granules(1, 1), 0);
+                let piece = space.push_pieces(slot, once((granules(1, 1), 0)));
                 assert_eq!(piece, Err(IovaError::OutOfRange));
             }
         }
@@ -335,7 +336,7 @@ fn run(space: &mut Space<u64>, model: &mut Model, capacity: usize, step: Step) {
             let live = &mut model.live[which];
             let first = live.range.start().0 / G + start;
             let piece = granules(first, first + len - 1);
-            let got = space.push_piece(live.slot, piece, start);
+            let got = space.push_pieces(live.slot, once((piece, start)));
             if first + len - 1 > live.range.end().0 / G {
                 assert_eq!(got, Err(IovaError::OutOfRange));
             } else if nodes == capacity {
@@ -442,7 +443,7 @@ fn what_is_beside_is_found_as_everywhere_else() {
     let mut space = Space::new(range(G, 0xffff), G, G, 8).unwrap();
     let ranges = [5, 3, 9, 7].map(|page| range(page * G, page * G + 0xfff));
     let slots = ranges.map(|range| space.take(range, 1).unwrap());
-    space.push_piece(slots[3], ranges[3], 2).unwrap();
+    space.push_pieces(slots[3], once((ranges[3], 2))).unwrap();
     assert!(space.free(slots[1]));
     for near in [slots[0], slots[1], slots[2], slots[3], Slot::NONE] {
         for (i, at) in ranges.iter().enumerate() {

@@ -355,28 +355,56 @@ impl<V: Copy> Space<V> {
         new.is_some()
     }
 
-    /// Notes a part of a range in use with a value of its own. Whether parts overlap is not looked
-    /// at.
+    /// Notes parts of a range in use, each with a value of its own. Whether parts overlap is not
+    /// looked at.
     ///
     /// # Errors
     ///
-    /// [`IovaError::OutOfRange`] if the slot is not in use or `range` not part of its range,
-    /// [`IovaError::Full`].
-    pub fn push_piece(&mut self, slot: Slot, range: IovaRange, value: V) -> Result<(), IovaError> {
+    /// [`IovaError::OutOfRange`] if the slot is not in use or a part is not in its range,
+    /// [`IovaError::Full`]. The parts before that one are noted.
+    pub fn push_pieces(
+        &mut self,
+        slot: Slot,
+        pieces: impl Iterator<Item = (IovaRange, V)>,
+    ) -> Result<(), IovaError> {
         let whole = self.range(slot).ok_or(IovaError::OutOfRange)?;
+        let mut first = self.tree.slab.at(slot.0).link;
+        let mut all = Ok(());
+        for (range, value) in pieces {
+            match self.insert_piece(whole, range, value, first) {
+                Ok(index) => first = index,
+                Err(error) => {
+                    all = Err(error);
+                    break;
+                }
+            }
+        }
+        if let Some(node) = self.tree.slab.at_mut(slot.0) {
+            node.link = first;
+        }
+        all
+    }
+
+    /// A part of `whole`, to which nothing leads yet, before the one at `next`.
+    #[inline(always)]
+    fn insert_piece(
+        &mut self,
+        whole: IovaRange,
+        range: IovaRange,
+        value: V,
+        next: u32,
+    ) -> Result<u32, IovaError> {
         if !whole.contains_range(&range) {
             return Err(IovaError::OutOfRange);
         }
         self.make_room()?;
-        let key = Key::new(range.start().0);
         let mut piece = Node::new(range.end().0, 0, State::Piece, 0);
-        piece.link = self.tree.slab.at(slot.0).link;
-        let index = self.tree.slab.insert(key, piece, value);
-        let index = index.ok_or(IovaError::Full)?;
-        if let Some(node) = self.tree.slab.at_mut(slot.0) {
-            node.link = index;
-        }
-        Ok(())
+        piece.link = next;
+        let index = self
+            .tree
+            .slab
+            .insert(Key::new(range.start().0), piece, value);
+        index.ok_or(IovaError::Full)
     }
 
     /// The pieces of a slot in use, the last one pushed first: by address, if they were pushed
@@ -466,6 +494,7 @@ mod tests {
     use super::super::model::range;
     use super::*;
     use alloc::vec;
+    use core::iter::once;
 
     const G: u64 = 0x1000;
 
@@ -572,7 +601,7 @@ mod tests {
         assert!(take(0x6000, 0x6fff).is_ok());
         assert_eq!(take(0x7000, 0x7fff), Err(IovaError::Full));
         assert_eq!(alloc(&mut space, G), Err(IovaError::Full));
-        let piece = space.push_piece(a, range(0x5000, 0x5fff), 0);
+        let piece = space.push_pieces(a, once((range(0x5000, 0x5fff), 0)));
         assert_eq!(piece, Err(IovaError::Full));
     }
 
@@ -595,21 +624,21 @@ mod tests {
     fn slots_that_name_nothing() {
         let mut space = space(4);
         let (a, at) = space.alloc(&wish(G, G, u64::MAX), 1).unwrap();
-        space.push_piece(a, at, 2).unwrap();
+        space.push_pieces(a, once((at, 2))).unwrap();
         let outside = range(at.start().0 - G, at.end().0);
         let refused = Err(IovaError::OutOfRange);
-        assert_eq!(space.push_piece(a, outside, 3), refused);
+        assert_eq!(space.push_pieces(a, once((outside, 3))), refused);
         // A piece is not a range, nor is what was never used.
         for slot in [Slot(1), Slot(2), Slot(u32::MAX)] {
             assert!(!space.free(slot) && !space.set(slot, 9));
             assert_eq!((space.get(slot), space.range(slot)), (None, None));
-            assert_eq!(space.push_piece(slot, at, 3), refused);
+            assert_eq!(space.push_pieces(slot, once((at, 3))), refused);
         }
         assert!(space.free(a));
         assert!(!space.free(a) && !space.set(a, 9));
         assert_eq!((space.get(a), space.range(a)), (None, None));
         assert_eq!(space.pieces(a).count(), 0);
-        assert_eq!(space.push_piece(a, at, 3), refused);
+        assert_eq!(space.push_pieces(a, once((at, 3))), refused);
         assert_eq!((space.len(), space.iter().count()), (0, 0));
     }
 
@@ -659,7 +688,7 @@ mod tests {
         let (slot, _) = space.alloc(&wish(3 * G, G, u64::MAX), 0).unwrap();
         for (start, value) in [(0xf000, 3), (0xe000, 2), (0xd000, 1)] {
             let piece = range(start, start + G - 1);
-            space.push_piece(slot, piece, value).unwrap();
+            space.push_pieces(slot, once((piece, value))).unwrap();
         }
         let values = space
             .pieces(slot)

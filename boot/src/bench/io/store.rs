@@ -9,10 +9,10 @@ use super::case::{LARGE, SMALL};
 use super::content::Content;
 use crate::platform::KernelPlatform;
 
-/// Pages in a row.
-pub type Row = PageBuf<KernelPlatform>;
+/// Pages in a row. In a box, as a driver would keep them that moves them with each I/O: one word.
+pub type Row = Box<PageBuf<KernelPlatform>>;
 /// Pages of which no two are neighbours.
-pub type Scattered = Box<[Row]>;
+pub type Scattered = Box<[PageBuf<KernelPlatform>]>;
 
 /// A buffer as the CPU sees it.
 pub trait Memory: DmaBuffer + Sized {
@@ -47,11 +47,11 @@ pub trait Memory: DmaBuffer + Sized {
 
 impl Memory for Row {
     fn parts(&self) -> impl Iterator<Item = &[u8]> {
-        core::iter::once(&**self)
+        core::iter::once(&***self)
     }
 
     fn parts_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        core::iter::once(&mut **self)
+        core::iter::once(&mut ***self)
     }
 
     fn shelf(store: &mut Store, size: usize) -> &mut Vec<Self> {
@@ -88,13 +88,13 @@ impl Store {
     /// `count` buffers of each kind; `None` if there is no memory for them, or none that is
     /// scattered.
     pub fn new(device: &DmaDevice<KernelPlatform>, count: usize) -> Option<Self> {
-        let rows =
-            |count, size| -> Option<Vec<Row>> { (0..count).map(|_| device.alloc(size)).collect() };
+        let row = |size| device.alloc(size).map(Box::new);
+        let rows = |count, size| -> Option<Vec<Row>> { (0..count).map(|_| row(size)).collect() };
         let large = rows(count, LARGE)?;
         let small = rows(count, SMALL)?;
         // Dealt out in turns: pages that come one after the other go to different buffers.
         let pages = LARGE / SMALL;
-        let mut hands: Vec<Vec<Row>> = (0..count).map(|_| Vec::with_capacity(pages)).collect();
+        let mut hands: Vec<Vec<_>> = (0..count).map(|_| Vec::with_capacity(pages)).collect();
         for _ in 0..pages {
             for hand in &mut hands {
                 hand.push(device.alloc(SMALL)?);
