@@ -1,5 +1,6 @@
 //! What has to hold before a change is taken: formatting, lints, documentation, tests.
 
+use std::panic::resume_unwind;
 use std::process::{Command, ExitStatus};
 
 use crate::arch::{ARCH_VARIABLE, Arch};
@@ -42,14 +43,36 @@ pub enum CheckError {
 /// The first [`CheckError`].
 pub fn check(archs: &[Arch]) -> Result<(), CheckError> {
     cargo("formatting", &["fmt", "--all", "--", "--check"], &[])?;
-    let lints = ["--all-targets", "--", "-D", "warnings"];
-    cargo("lints", &[&["clippy"], &HOST[..], &lints[..]].concat(), &[])?;
-    for &arch in archs {
-        println!("== lints of the kernel for {arch}");
-        kernel::lint(arch)?;
-    }
-    let doc = [&["doc", "--no-deps"], &HOST[..]].concat();
-    cargo("documentation", &doc, &[("RUSTDOCFLAGS", "-Dwarnings")])
+    beside(archs, kernel::lint, || {
+        let lints = ["--all-targets", "--", "-D", "warnings"];
+        cargo("lints", &[&["clippy"], &HOST[..], &lints[..]].concat(), &[])?;
+        let doc = [&["doc", "--no-deps"], &HOST[..]].concat();
+        cargo("documentation", &doc, &[("RUSTDOCFLAGS", "-Dwarnings")])
+    })
+}
+
+/// Does something with the kernel for each of `archs`, and `work` at the same time: the kernel is
+/// compiled by one core, in a target folder of its own.
+fn beside<R: Send>(
+    archs: &[Arch],
+    each: impl Fn(Arch) -> Result<R, KernelError> + Sync,
+    work: impl FnOnce() -> Result<(), CheckError>,
+) -> Result<(), CheckError> {
+    std::thread::scope(|scope| {
+        let kernels = scope.spawn(|| archs.iter().try_for_each(|arch| each(*arch).map(drop)));
+        let worked = work();
+        let kernels = kernels.join().unwrap_or_else(|panic| resume_unwind(panic));
+        worked?;
+        Ok(kernels?)
+    })
+}
+
+/// Builds the tests of the host, and the kernel for `archs`.
+fn build(archs: &[Arch]) -> Result<(), CheckError> {
+    beside(archs, kernel::build, || {
+        let words = [&["test", "--no-run", "--quiet"], &HOST[..]].concat();
+        cargo("building the tests, and the kernel", &words, &[])
+    })
 }
 
 /// Runs all tests, or those whose name contains `filter`; those that boot the kernel on `archs`
@@ -63,11 +86,7 @@ pub fn test(archs: &[Arch], filter: Option<&str>) -> Result<(), CheckError> {
     let variables = [(REQUIRE_QEMU, "1"), (ARCH_VARIABLE, selected(archs))];
     match filter {
         // Here, and not in the tests: its progress is shown.
-        None => {
-            for &arch in archs {
-                kernel::build(arch)?;
-            }
-        }
+        None => build(archs)?,
         Some(filter) => {
             words.extend(["--", filter]);
             if !some_test_matches(&words, filter, &variables)? {
@@ -84,9 +103,7 @@ pub fn test(archs: &[Arch], filter: Option<&str>) -> Result<(), CheckError> {
 ///
 /// [`CheckError`].
 pub fn test_keeping(archs: &[Arch], more: &[(&str, &str)]) -> Result<(), CheckError> {
-    for &arch in archs {
-        kernel::build(arch)?;
-    }
+    build(archs)?;
     let words = [&["test", "--no-fail-fast"], &HOST[..]].concat();
     let selected = selected(archs);
     let variables = [(REQUIRE_QEMU, "1"), (ARCH_VARIABLE, selected)];
