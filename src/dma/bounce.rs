@@ -22,6 +22,16 @@ use crate::iova::{IovaError, Slot, Space, Wish};
 use crate::platform::Platform;
 
 /// How large the pools of an endpoint are.
+///
+/// # How much is enough
+///
+/// A transfer takes its length, rounded up to a multiple of [`align`](Self::align) and of
+/// [`DmaLimits::align`](super::DmaLimits::align). A pool of `n` times that has room for `n`
+/// transfers of one length if no other is in use when the first of them begins, whatever was there
+/// before; with a [boundary](super::DmaLimits::boundary), for as many as fit in between. Transfers
+/// of several lengths at once may leave gaps that are too short for the longer ones, as in any
+/// heap: such a pool needs more. [`BounceError::Exhausted`] is no end for who has
+/// [`Bounce::to_device_or_map`] and [`Bounce::from_device_or_map`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BounceOptions {
@@ -103,11 +113,55 @@ enum Use {
     Quarantined,
 }
 
+/// Which parts of a pool are in use.
+struct Places {
+    /// Offsets, from `FIRST` on.
+    space: Space<Use>,
+    /// All of them.
+    whole: IovaRange,
+    /// Places in use or given up.
+    used: usize,
+    /// The length of all that were taken since it began anew, if they have the same.
+    only: Option<u64>,
+}
+
+impl Places {
+    #[inline(always)]
+    fn take(&mut self, wish: &Wish) -> Result<(Slot, IovaRange), IovaError> {
+        if self.only != Some(wish.len) {
+            self.other_length(wish.len);
+        }
+        let found = self.space.alloc(wish, Use::Transfer)?;
+        self.used += 1;
+        Ok(found)
+    }
+
+    #[inline]
+    fn give_back(&mut self, slot: Slot) {
+        if self.space.free(slot) {
+            self.used = self.used.saturating_sub(1);
+        }
+    }
+
+    /// Begins anew, if nothing is in use: forgets the places that are kept for the next ones of
+    /// their lengths. Others would be put around them, and where the kept ones were, later, there
+    /// would be gaps of no use.
+    #[cold]
+    fn other_length(&mut self, len: u64) {
+        self.only = None;
+        if self.used == 0 {
+            if let Ok(slot) = self.space.take(self.whole, Use::Transfer) {
+                self.space.free(slot);
+            }
+            self.only = Some(len);
+        }
+    }
+}
+
 /// The memory for one direction.
 struct Pool<D: Direction, P: Platform> {
     memory: Mapping<PageBuf<P>, D, P>,
-    /// Offsets into it, from `FIRST` on.
-    places: Mutex<P::Lock, Space<Use>>,
+    places: Mutex<P::Lock, Places>,
     /// A power of two.
     unit: u64,
     /// Size of the memory, in bytes.
@@ -139,8 +193,13 @@ impl<D: Direction, P: Platform> Pool<D, P> {
             .ok_or(BounceError::OutOfMemory)?;
         let len = memory.len() as u64;
         let range = IovaRange::from_len(Iova(FIRST), len).ok_or(BounceError::Length)?;
-        let places = Space::new(range, unit, 0, options.transfers);
-        let places = places.ok_or(BounceError::OutOfMemory)?;
+        let space = Space::new(range, unit, 0, options.transfers);
+        let places = Places {
+            space: space.ok_or(BounceError::OutOfMemory)?,
+            whole: range,
+            used: 0,
+            only: None,
+        };
         Ok(Self {
             memory: device.map::<D, _>(memory)?,
             places: Mutex::new(places),
@@ -171,7 +230,7 @@ impl<D: Direction, P: Platform> Pool<D, P> {
                 0
             },
         };
-        let found = self.places.lock().alloc(&wish, Use::Transfer);
+        let found = self.places.lock().take(&wish);
         match found {
             Ok((slot, range)) => Ok((slot, (range.start().0 - FIRST) as usize)),
             Err(IovaError::Full | IovaError::Exhausted) => Err(BounceError::Exhausted),
@@ -182,6 +241,7 @@ impl<D: Direction, P: Platform> Pool<D, P> {
     fn quarantined(&self) -> usize {
         let places = self.places.lock();
         let kept = places
+            .space
             .iter()
             .filter(|(_, _, what)| *what == Use::Quarantined);
         kept.count()
@@ -191,11 +251,12 @@ impl<D: Direction, P: Platform> Pool<D, P> {
         let mut places = self.places.lock();
         let mut count = 0;
         loop {
-            let kept = places.iter().find(|(_, _, what)| *what == Use::Quarantined);
-            let Some((slot, _, _)) = kept else {
+            let mut all = places.space.iter();
+            let Some((slot, _, _)) = all.find(|(_, _, what)| *what == Use::Quarantined) else {
                 return count;
             };
-            places.free(slot);
+            drop(all);
+            places.give_back(slot);
             count += 1;
         }
     }
@@ -364,7 +425,8 @@ pub struct Bounced<D: Direction, P: Platform> {
 
 impl<D: Direction, P: Platform> Drop for Bounced<D, P> {
     fn drop(&mut self) {
-        self.pool.places.lock().set(self.slot, Use::Quarantined);
+        let mut places = self.pool.places.lock();
+        places.space.set(self.slot, Use::Quarantined);
     }
 }
 
@@ -433,7 +495,7 @@ impl<D: Direction, P: Platform> Bounced<D, P> {
         let this = ManuallyDrop::new(self);
         // SAFETY: `this` is not dropped, so nothing reads it out again.
         let pool = unsafe { core::ptr::read(&this.pool) };
-        pool.places.lock().free(this.slot);
+        pool.places.lock().give_back(this.slot);
     }
 
     /// [Reads](Self::read) from the beginning, and [finishes](Self::finish). `false` if the

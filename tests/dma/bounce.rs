@@ -115,6 +115,48 @@ fn used_up_is_an_error_that_exposes_nothing() {
 }
 
 #[test]
+fn a_pool_without_transfers_has_room_for_all_that_fit() {
+    const BYTES: usize = 16 << 17;
+    // Whatever was there before, and in whichever order it came back.
+    let lengths = [4096, 128 << 10, 700, 96 << 10, 64, BYTES, 1536, 128 << 10];
+    for _ in each!() {
+        let desk = Desk::new();
+        let options = small().with_pools(0x1000, BYTES);
+        let bounce = pools(&desk, options.with_transfers(BYTES / 64));
+        for (round, len) in lengths.into_iter().enumerate() {
+            let fit = BYTES / len.next_multiple_of(64);
+            // A few short ones, but long ones until there are no more.
+            let count = fit.min(22);
+            let take = |_| bounce.from_device(len).expect("there is room");
+            let mut places: Vec<_> = (0..count).map(take).collect();
+            if count == fit {
+                assert_eq!(bounce.from_device(len).unwrap_err(), BounceError::Exhausted);
+            }
+            for (number, place) in places.iter().enumerate() {
+                let number = (number as u32 + 1).to_le_bytes();
+                let first = place.device_addr().0;
+                assert_eq!(desk.dma_write(first, &number), 4);
+                assert_eq!(desk.dma_write(first + len as u64 - 4, &number), 4);
+            }
+            for (number, place) in places.iter().enumerate() {
+                let mut seen = [[0; 4]; 2];
+                let [first, last] = &mut seen;
+                assert!(place.read(0, first) && place.read(len - 4, last));
+                assert_eq!(seen.map(u32::from_le_bytes), [number as u32 + 1; 2]);
+            }
+            if round % 3 == 0 {
+                places.reverse();
+            }
+            let half = places.len() / 2;
+            places.rotate_left(half * (round % 2));
+            places.into_iter().for_each(Bounced::finish);
+        }
+        close(bounce);
+        desk.assert_empty();
+    }
+}
+
+#[test]
 fn who_wants_to_falls_back_to_a_mapping() {
     for _ in each!() {
         let desk = Desk::new();
