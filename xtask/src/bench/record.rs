@@ -118,7 +118,7 @@ impl std::error::Error for Unbelievable {}
 /// is torn or unknown, a figure is there twice, or there is none.
 pub fn figures(serial: &str) -> Result<Vec<Figure>, Unbelievable> {
     let mut figures: Vec<Figure> = Vec::new();
-    whole(serial, "bench", |rest| {
+    whole(serial, &["bench"], |rest| {
         let new = Figure::parse(rest).map_err(|_| "a figure of an unknown form")?;
         let same = |old: &Figure| {
             (&old.name, &old.rival, old.size, &old.unit)
@@ -139,8 +139,8 @@ pub fn figures(serial: &str) -> Result<Vec<Figure>, Unbelievable> {
     }
 }
 
-/// Judges whether a log is whole and all went well, and hands on what follows the word `kind` in
-/// the records between plan and end that are no checks.
+/// Judges whether a log is whole and all went well, and hands on what follows one of the words
+/// `kinds` in the records between plan and end that are no checks.
 ///
 /// # Errors
 ///
@@ -148,7 +148,7 @@ pub fn figures(serial: &str) -> Result<Vec<Figure>, Unbelievable> {
 /// is torn, unknown, or not what `each` takes.
 pub fn whole(
     serial: &str,
-    kind: &str,
+    kinds: &[&str],
     mut each: impl FnMut(&str) -> Result<(), &'static str>,
 ) -> Result<(), Unbelievable> {
     let mut planned = None;
@@ -192,7 +192,7 @@ pub fn whole(
                     return wrong("a check is missing");
                 }
             }
-            (Some((word, rest)), _) if word == kind => {
+            (Some((word, rest)), _) if kinds.contains(&word) => {
                 if let Err(what) = each(rest) {
                     return wrong(what);
                 }

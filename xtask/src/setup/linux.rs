@@ -56,13 +56,6 @@ pub struct Linux {
 }
 
 impl Linux {
-    /// The version without what Debian adds: `6.12.95`.
-    #[must_use]
-    pub fn version(&self) -> &str {
-        let end = self.release.find(['+', '-']);
-        &self.release[..end.unwrap_or(self.release.len())]
-    }
-
     /// What QEMU boots.
     #[must_use]
     pub fn image(&self) -> PathBuf {
@@ -461,21 +454,6 @@ Version: 6.1.0
     fn there_is_none_for_riscv64() {
         let error = ensure(Arch::Riscv64, Options::default()).unwrap_err();
         assert!(error.to_string().contains("no driver"), "{error}");
-    }
-
-    #[test]
-    fn the_version_is_what_linux_calls_it() {
-        for (release, version) in [
-            ("6.12.95+deb12-arm64", "6.12.95"),
-            ("6.12.43-amd64", "6.12.43"),
-            ("6.19", "6.19"),
-        ] {
-            let linux = Linux {
-                release: release.into(),
-                ..Linux::sample()
-            };
-            assert_eq!(linux.version(), version);
-        }
     }
 
     #[test]

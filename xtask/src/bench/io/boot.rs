@@ -28,6 +28,17 @@ impl Measure {
     }
 }
 
+/// How often every mode has its turn in one boot, of whichever system: requests are the same each time, instructions
+/// nearly so. Time is not.
+#[must_use]
+pub const fn rounds(measure: Measure) -> u32 {
+    match measure {
+        Measure::Counts => 1,
+        Measure::Instructions => 2,
+        Measure::Time => 5,
+    }
+}
+
 /// One boot, which is believed.
 #[derive(Clone, Debug)]
 pub struct Boot {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::boot::{Boot, Measure, System};
+use super::boot::{Boot, Measure, System, rounds};
 use super::phases;
 use super::record;
 use crate::arch::Arch;
@@ -141,7 +141,8 @@ impl System for Ours {
             files: vec![(trace.clone(), TRACE)],
         };
         let outcome = vm::run(command, &limits, Echo::Quiet);
-        let phases = judge(&outcome, record::whole).map_err(|error| error.to_string())?;
+        let phases = judge(&outcome, |serial| record::whole(serial, &[]))
+            .map_err(|error| error.to_string())?;
         let wrong = |why: String| Err(failed(&outcome, why).to_string());
         let expected = expected(measure, rounds);
         if phases.len() != expected {
@@ -172,16 +173,6 @@ impl System for Ours {
             command: told_command(self.qemu.arch, measure),
             elapsed: outcome.elapsed,
         })
-    }
-}
-
-/// How often every mode has its turn in one boot.
-const fn rounds(measure: Measure) -> u32 {
-    match measure {
-        Measure::Counts => 1,
-        // Nearly the same each time.
-        Measure::Instructions => 2,
-        Measure::Time => 5,
     }
 }
 

@@ -131,13 +131,15 @@ pub fn phases(serial: &str) -> Result<Vec<Phase>, Unbelievable> {
     Ok(phases)
 }
 
-/// The same of a guest that has a plan, checks and an end: all of it must be there, and well.
+/// The same of a guest that has a plan, checks and an end: all of it must be there, and well. Besides
+/// phases it may have records of the kinds `others`.
 ///
 /// # Errors
 ///
 /// [`Unbelievable`].
-pub fn whole(serial: &str) -> Result<Vec<Phase>, Unbelievable> {
-    record::whole(serial, "io", |_| Ok(()))?;
+pub fn whole(serial: &str, others: &[&str]) -> Result<Vec<Phase>, Unbelievable> {
+    let kinds = [&["io"], others].concat();
+    record::whole(serial, &kinds, |_| Ok(()))?;
     match phases(serial)? {
         none if none.is_empty() => Err(Unbelievable {
             what: "no phases",
@@ -212,10 +214,14 @@ mod tests {
         let log = format!(
             "@viommu 1 plan 1\n@viommu 1 ok 1 what\n{GOOD}@viommu 1 end 1 passed 0 failed 0 skipped\n"
         );
-        assert_eq!(whole(&log).unwrap().len(), 1);
+        assert_eq!(whole(&log, &[]).unwrap().len(), 1);
         for line in log.split_inclusive('\n') {
-            assert!(whole(&log.replace(line, "")).is_err(), "without {line}");
+            let less = log.replace(line, "");
+            assert!(whole(&less, &[]).is_err(), "without {line}");
         }
-        assert!(whole(&log.replace("ok 1", "not ok 1")).is_err());
+        assert!(whole(&log.replace("ok 1", "not ok 1"), &[]).is_err());
+        let more = log.replace(GOOD, &format!("{GOOD}@viommu 1 waits some\n"));
+        assert!(whole(&more, &[]).is_err());
+        assert_eq!(whole(&more, &["waits"]).unwrap().len(), 1);
     }
 }

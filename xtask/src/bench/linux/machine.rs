@@ -7,9 +7,10 @@ use std::path::Path;
 
 use cpio::newc::{self, ModeFileType};
 
-use super::Measure;
+use super::clock;
 use super::plan::{self, DISKS, MARKER_SLOT, Plan};
 use crate::arch::Arch;
+use crate::bench::io::boot::Measure;
 use crate::bench::io::phases;
 use crate::qemu::machine_with_memory;
 use crate::setup::linux::Linux;
@@ -97,7 +98,7 @@ pub fn arguments(arch: Arch, measure: Measure, files: Files<'_>) -> Vec<OsString
         let semihosting = "enable=on,target=native,userspace=on";
         add(&["-semihosting-config", semihosting]);
     }
-    add(measure.clock());
+    add(clock(measure));
     // Its slot is the lowest: what is behind it is found after it.
     add(&["-device", "virtio-iommu-pci,addr=0x4"]);
     for (index, disk) in DISKS.iter().enumerate() {

@@ -22,8 +22,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::io::phases::Counts;
-use super::io::record::Phase;
+use super::guest::{GuestError, failed};
+use super::io::boot::{Boot, Measure, rounds};
 use crate::arch::Arch;
 use crate::command;
 use crate::kernel::{self, KernelError};
@@ -40,70 +40,23 @@ const OUTPUT: usize = 4 << 20;
 /// How much QEMU may trace, in bytes.
 const TRACE: u64 = 64 << 20;
 
-/// What a boot measures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Measure {
-    /// What reaches the IOMMU, by QEMU's trace.
-    Counts,
-    /// Instructions of the guest. On aarch64 only: QEMU's x86_64 has no counter of them, and its clock under `-icount`
-    /// goes on while the guest is idle.
-    Instructions,
-    /// Time of the host.
-    Time,
-}
-
-impl Measure {
-    /// What can be measured on an architecture.
-    #[must_use]
-    pub const fn all(arch: Arch) -> &'static [Self] {
-        match arch {
-            Arch::Aarch64 => &[Self::Counts, Self::Instructions, Self::Time],
-            Arch::X86_64 => &[Self::Counts, Self::Time],
-            Arch::Riscv64 => &[],
-        }
-    }
-
-    /// The word for it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Counts => "counts",
-            Self::Instructions => "instructions",
-            Self::Time => "time",
-        }
-    }
-
-    /// What the emulator needs for it.
-    #[must_use]
-    pub const fn clock(self) -> &'static [&'static str] {
-        match self {
-            Self::Instructions => &["-icount", "shift=0,sleep=on"],
-            Self::Counts | Self::Time => &[],
-        }
-    }
-
-    /// Requests are the same in every round, instructions nearly so. Time is not.
-    #[must_use]
-    pub const fn rounds(self) -> u32 {
-        match self {
-            Self::Counts => 1,
-            Self::Instructions => 2,
-            Self::Time => 5,
-        }
+/// What can be measured on an architecture. Instructions on aarch64 only: QEMU's x86_64 has no counter of them, and its
+/// clock under `-icount` goes on while the guest is idle.
+#[must_use]
+pub const fn measures(arch: Arch) -> &'static [Measure] {
+    match arch {
+        Arch::Aarch64 => &[Measure::Counts, Measure::Instructions, Measure::Time],
+        Arch::X86_64 => &[Measure::Counts, Measure::Time],
+        Arch::Riscv64 => &[],
     }
 }
 
-/// What a boot gave.
-#[derive(Clone, Debug)]
-pub struct LinuxRun {
-    /// All phases, in order: `rounds` of each case, and in each round every mode once.
-    pub phases: Vec<Phase>,
-    /// What reached the IOMMU in each of them. There if that was measured.
-    pub counts: Option<Vec<Counts>>,
-    /// The command line without the folders of this machine.
-    pub command: String,
-    /// How long the boot took.
-    pub elapsed: Duration,
+/// What the emulator needs for it.
+const fn clock(measure: Measure) -> &'static [&'static str] {
+    match measure {
+        Measure::Instructions => &["-icount", "shift=0,sleep=on"],
+        Measure::Counts | Measure::Time => &[],
+    }
 }
 
 /// Why there are no figures from Linux.
@@ -122,29 +75,22 @@ pub enum LinuxError {
     #[error("{0:?} cannot be measured in a Linux guest on {1}")]
     Cannot(Measure, Arch),
     /// A boot went wrong.
-    #[error("the Linux guest failed: {why}\nQEMU was: {command_line}\n{tail}")]
-    Boot {
-        /// What went wrong.
-        why: String,
-        /// What was booted.
-        command_line: String,
-        /// The end of what it said.
-        tail: String,
-    },
+    #[error("the Linux guest: {0}")]
+    Boot(#[from] GuestError),
 }
 
-/// Boots `linux` once on `arch`, measures `what` in `rounds` rounds, and judges it.
+/// Boots `linux` once on `arch`, measures `what`, and judges it.
 ///
 /// # Errors
 ///
 /// [`LinuxError`]. A part of the phases is an error, too.
-pub fn boot(arch: Arch, linux: &Linux, what: Measure, rounds: u32) -> Result<LinuxRun, LinuxError> {
-    if !Measure::all(arch).contains(&what) {
+pub fn boot(arch: Arch, linux: &Linux, what: Measure) -> Result<Boot, LinuxError> {
+    if !measures(arch).contains(&what) {
         return Err(LinuxError::Cannot(what, arch));
     }
     let qemu = Qemu::find(arch)?;
     let init = kernel::build_linux_init(arch)?;
-    let plan = Plan::new(linux, what, rounds);
+    let plan = Plan::new(linux, what, rounds(what));
     // Of its own, so that two of these can run at once.
     let dir = crate::target_dir().join(format!(
         "linux/{arch}-{}-{}",
@@ -164,7 +110,7 @@ fn boot_in(
     init: &Path,
     plan: &Plan,
     what: Measure,
-) -> Result<LinuxRun, LinuxError> {
+) -> Result<Boot, LinuxError> {
     let file = |name: &str| dir.join(name);
     let (initramfs, disk) = (file(INITRAMFS), file(DISK));
     fs::write(&initramfs, machine::initramfs(init, linux, plan)?)?;
@@ -192,23 +138,14 @@ fn boot_in(
         Measure::Instructions | Measure::Time => None,
     };
     match verdict::judge(&outcome, traced.as_deref(), plan, what) {
-        Ok(told) => Ok(LinuxRun {
+        Ok(told) => Ok(Boot {
+            measure: what,
             phases: told.phases,
             counts: told.counts,
             command: told_command(qemu.arch, what),
             elapsed: outcome.elapsed,
         }),
-        Err(why) => {
-            let serial = String::from_utf8_lossy(&outcome.stdout);
-            let lines: Vec<&str> = serial.lines().collect();
-            let mut tail: String = lines[lines.len().saturating_sub(40)..].join("\n");
-            tail.push_str(&String::from_utf8_lossy(&outcome.stderr));
-            Err(LinuxError::Boot {
-                why,
-                command_line: outcome.command_line,
-                tail,
-            })
-        }
+        Err(why) => Err(failed(&outcome, why).into()),
     }
 }
 
@@ -243,9 +180,9 @@ pub fn how() -> String {
          processor retires, user and kernel, under `-icount shift=0`, by its own counter, which has to count a loop of \
          known length; on aarch64 only, as QEMU's x86_64 has none. Going idle until a disk has answered is left out: how \
          often that was is told by Linux, and what one takes is the difference of I/Os with and without.",
-        Measure::Time.rounds(),
-        Measure::Instructions.rounds(),
-        Measure::Counts.rounds(),
+        rounds(Measure::Time),
+        rounds(Measure::Instructions),
+        rounds(Measure::Counts),
     )
 }
 
@@ -270,7 +207,7 @@ mod tests {
             (Arch::Riscv64, Measure::Time),
             (Arch::X86_64, Measure::Instructions),
         ] {
-            let error = boot(arch, &Linux::sample(), what, 1).unwrap_err();
+            let error = boot(arch, &Linux::sample(), what).unwrap_err();
             assert!(matches!(error, LinuxError::Cannot(..)), "{error}");
         }
     }

@@ -6,8 +6,8 @@
 
 use std::fmt::Write;
 
+use super::super::io::boot::Measure;
 use super::super::io::record::{Case, Phase};
-use super::Measure;
 use crate::setup::linux::Linux;
 
 /// A disk of the machine. All are of one file.
