@@ -3,13 +3,13 @@
 use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::{BufferDirection, Error, Hal};
 use virtio_iommu::adapters::virtio_drivers::{
-    AdapterOptions, BehindIommu, BindError, Endpoint, IommuHal, NotTranslated, UnbindError, Usage,
+    AdapterOptions, BindError, Endpoint, IommuHal, NotTranslated, UnbindError, Usage,
 };
 use virtio_iommu::dma::{DmaDevice, DmaLimits};
 use virtio_iommu::{EndpointId, MapError, bind_endpoint};
 
 use crate::block::open;
-use crate::desk::{Desk, ENDPOINTS, OldHal, TestPlatform, behind};
+use crate::desk::{Desk, ENDPOINTS, OldHal, TestPlatform, behind, open_transport};
 use crate::fake::{Kind, SECTOR};
 use crate::model::memory::Refuse;
 
@@ -24,12 +24,13 @@ fn one_device_at_a_time() {
     assert_eq!(Disk::unbind().unwrap_err(), UnbindError::NotBound);
     assert_eq!(Disk::usage(), Usage::default());
     let fake = desk.device::<Disk>(0, Kind::Block, AdapterOptions::default());
-    let again = Disk::bind(dma(&desk, DmaLimits::default()), AdapterOptions::default());
-    assert_eq!(again, Err(BindError::Bound));
+    let second = dma(&desk, DmaLimits::default());
+    let (again, requests, _) = desk.cost(|| Disk::bind(second, AdapterOptions::default()));
+    assert_eq!((again, requests.as_str()), (Err(BindError::Bound), ""));
 
     let transport = behind::<Disk>(&fake);
     assert_eq!(Disk::unbind().unwrap_err(), UnbindError::InUse);
-    let second = BehindIommu::<Disk, _>::new(fake.transport());
+    let second = open_transport::<Disk>(&fake);
     assert_eq!(second.unwrap_err(), NotTranslated::InUse);
     // The first one still works.
     let mut disk = VirtIOBlk::<IommuHal<Disk>, _>::new(transport).unwrap();
@@ -70,6 +71,55 @@ fn nothing_is_left_of_a_failure() {
     let refused = Disk::bind(narrow, options);
     assert_eq!(refused, Err(BindError::Map(MapError::OutOfIova)));
     assert_eq!((desk.at_device(0), desk.live_pages()), (0, 0));
+}
+
+#[test]
+fn an_endpoint_stays_bound_while_something_is_in_use() {
+    bind_endpoint!(struct Disk: TestPlatform, OldHal);
+    let desk = Desk::new();
+    let options = AdapterOptions::default().with_bounce_up_to(0);
+    let fake = desk.device::<Disk>(0, Kind::Block, options);
+    let mut page = desk.pages(1);
+    for len in [100, 4096] {
+        let buffer = std::ptr::NonNull::from(&mut page[..len]);
+        for direction in [
+            BufferDirection::DriverToDevice,
+            BufferDirection::DeviceToDriver,
+        ] {
+            // SAFETY: the buffer is there.
+            let at = unsafe { IommuHal::<Disk>::share(buffer, direction) };
+            assert_eq!(Disk::unbind().unwrap_err(), UnbindError::InUse);
+            // SAFETY: as it was shared.
+            unsafe { IommuHal::<Disk>::unshare(at, buffer, direction) };
+        }
+    }
+    let transport = behind::<Disk>(&fake);
+    let (at, virt) = IommuHal::<Disk>::dma_alloc(1, BufferDirection::Both);
+    drop(transport);
+    assert_eq!(Disk::unbind().unwrap_err(), UnbindError::InUse);
+    // SAFETY: from `dma_alloc`.
+    assert_eq!(unsafe { IommuHal::<Disk>::dma_dealloc(at, virt, 1) }, 0);
+    drop(page);
+    desk.close::<Disk>(0, &fake);
+    assert_eq!(desk.live_pages(), 0);
+}
+
+#[test]
+fn an_access_one_byte_below_a_window_reaches_nobody() {
+    bind_endpoint!(struct Disk: TestPlatform, OldHal);
+    // Some devices look one byte too far, and find the byte before the window in physical memory.
+    let desk = Desk::new();
+    let before = desk.pages(1);
+    let fake = desk.device::<Disk>(0, Kind::Block, AdapterOptions::default());
+    let mappings = desk.model.mappings(desk.domains[0].id().0).unwrap();
+    assert_eq!(mappings.len(), 2);
+    for mapping in mappings {
+        let guard = mapping.phys - 0x1000;
+        let is_its_own = desk.model.ram().is_live(guard, 0x1001);
+        assert!(is_its_own && guard != before.phys);
+    }
+    drop(before);
+    desk.close::<Disk>(0, &fake);
 }
 
 #[test]

@@ -3,10 +3,12 @@
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use virtio_drivers::{BufferDirection, Hal, PhysAddr as HalPhysAddr};
-use virtio_iommu::adapters::virtio_drivers::{AdapterOptions, BehindIommu, Endpoint, Usage};
+use virtio_iommu::adapters::virtio_drivers::{
+    AdapterOptions, BehindIommu, Endpoint, NotTranslated, Usage,
+};
 use virtio_iommu::dma::{DmaDevice, DmaLimits};
 use virtio_iommu::{Domain, DomainOptions, EndpointId, Iommu, Options, Pages, PhysAddr, Platform};
 
@@ -20,10 +22,20 @@ use crate::model::{Model, OTHER, PLAIN};
 #[derive(Clone)]
 pub struct TestPlatform {
     model: ModelPlatform,
-    /// Neighbouring pages are exchanged.
-    swapped: Arc<AtomicBool>,
-    /// No memory has an address for devices.
-    secret: Arc<AtomicBool>,
+    /// Which page is where in a group of four.
+    order: Arc<AtomicUsize>,
+    /// Memory from here on has no address for devices.
+    secret: Arc<AtomicU64>,
+}
+
+/// Every page where it is.
+pub const AS_THEY_ARE: [usize; 4] = [0, 1, 2, 3];
+/// Neighbouring pages are exchanged.
+const SWAPPED: [usize; 4] = [1, 0, 3, 2];
+
+/// An order in one word.
+fn packed(order: [usize; 4]) -> usize {
+    order.iter().rev().fold(0, |word, to| word << 2 | to)
 }
 
 // SAFETY: the promises are those of the model's platform; while pages are exchanged, so are they in
@@ -41,12 +53,13 @@ unsafe impl Platform for TestPlatform {
     }
 
     fn virt_to_phys(&self, virt: NonNull<u8>) -> Option<PhysAddr> {
-        if self.secret.load(Ordering::Relaxed) {
+        let phys = self.model.virt_to_phys(virt)?.0;
+        if phys >= self.secret.load(Ordering::Relaxed) {
             return None;
         }
-        let phys = self.model.virt_to_phys(virt)?;
-        let swap = u64::from(self.swapped.load(Ordering::Relaxed)) << 12;
-        Some(PhysAddr(phys.0 ^ swap))
+        let page = phys >> 12 & 3;
+        let to = self.order.load(Ordering::Relaxed) >> (2 * page) & 3;
+        Some(PhysAddr(phys & !0x3000 | (to as u64) << 12))
     }
 
     fn now(&self) -> u64 {
@@ -104,8 +117,8 @@ impl Desk {
         model.with(|d| d.knobs.queue_sizes = [256, 64]);
         let platform = TestPlatform {
             model: model.platform(),
-            swapped: Arc::default(),
-            secret: Arc::default(),
+            order: Arc::new(packed(AS_THEY_ARE).into()),
+            secret: Arc::new(u64::MAX.into()),
         };
         let list = ENDPOINTS.map(EndpointId);
         let iommu = Iommu::start(
@@ -152,12 +165,17 @@ impl Desk {
 
     /// Exchanges neighbouring pages from now on.
     pub fn swap_pages(&self, swapped: bool) {
-        self.platform.swapped.store(swapped, Ordering::Relaxed);
+        self.arrange(if swapped { SWAPPED } else { AS_THEY_ARE });
     }
 
-    /// Hides all memory from devices.
-    pub fn hide_pages(&self, secret: bool) {
-        self.platform.secret.store(secret, Ordering::Relaxed);
+    /// Puts the pages of every group of four in another order from now on.
+    pub fn arrange(&self, order: [usize; 4]) {
+        self.platform.order.store(packed(order), Ordering::Relaxed);
+    }
+
+    /// Hides all memory from devices that begins at an address or behind it.
+    pub fn hide_pages_from(&self, phys: u64) {
+        self.platform.secret.store(phys, Ordering::Relaxed);
     }
 
     /// Pages that are not the IOMMU's own.
@@ -206,7 +224,15 @@ impl Desk {
 
 /// A transport behind the IOMMU.
 pub fn behind<E: Endpoint>(fake: &Fake) -> BehindIommu<E, FakeTransport> {
-    BehindIommu::new(fake.transport()).expect("a device that goes along")
+    open_transport(fake).expect("a device that goes along")
+}
+
+/// The same, or why not.
+pub fn open_transport<E: Endpoint>(
+    fake: &Fake,
+) -> Result<BehindIommu<E, FakeTransport>, NotTranslated> {
+    // SAFETY: it is the device that the endpoint is bound to, or nothing is bound.
+    unsafe { BehindIommu::new(fake.transport()) }
 }
 
 /// Pages of the kernel, at an address that devices could be told.

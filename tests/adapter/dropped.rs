@@ -7,7 +7,8 @@ use virtio_iommu::adapters::virtio_drivers::{AdapterOptions, Endpoint, UnbindErr
 use virtio_iommu::bind_endpoint;
 
 use crate::block::{Blk, open};
-use crate::desk::{Desk, OldHal, TestPlatform, behind};
+use crate::desk::{Desk, ENDPOINTS, OldHal, TestPlatform, behind};
+use crate::exhausted::message;
 use crate::fake::{Kind, SECTOR};
 use crate::model::requests::Request;
 use crate::model::script::Answer;
@@ -71,6 +72,7 @@ fn late_data_before_the_reset_lands_in_memory_that_nobody_was_given() {
     let usage = Disk::usage();
     assert_eq!((usage.queues, usage.waiting, usage.mapped), (0, 2, 0));
     assert!(usage.from_device.used > 0, "places of the window");
+    assert!(Disk::binding().is_stuck());
     assert_eq!(Disk::unbind().unwrap_err(), UnbindError::NotReset);
     assert_eq!(
         desk.domains[0].quarantined(),
@@ -105,6 +107,7 @@ fn late_data_before_the_reset_lands_in_memory_that_nobody_was_given() {
         d.holds = false;
     });
     let mut disk = open::<Disk>(&fake);
+    assert!(!Disk::binding().is_stuck());
     assert_eq!(
         (Disk::usage().waiting, Disk::usage().from_device.used),
         (0, 0)
@@ -156,6 +159,63 @@ fn an_unmap_of_queue_memory_that_is_not_confirmed_keeps_the_memory() {
     assert_eq!((released.released, released.kept), (0, 1));
     // The request that was never answered may yet take effect.
     desk.model.allow_leaks();
+}
+
+#[test]
+fn an_unmap_of_a_buffer_in_flight_that_is_not_confirmed_does_not_give_the_memory_back() {
+    bind_endpoint!(struct Disk: TestPlatform, OldHal);
+    let desk = Desk::new();
+    let fake = desk.device::<Disk>(0, Kind::Block, strict());
+    fake.with(|d| d.holds = true);
+    let mut disk = open::<Disk>(&fake);
+    let (mut page, mut sector) = (desk.pages(1), [0; SECTOR]);
+    begin(&mut disk, &mut page, &mut sector);
+    let is_unmap = |request: &Request| matches!(request, Request::Unmap { .. });
+    desk.model.answer_once(is_unmap, Answer::never());
+    let text = message(|| drop(disk));
+    assert!(text.contains("Disk") && text.contains("cannot go back"));
+    assert_eq!(desk.domains[0].quarantined(), 1);
+    desk.model.honest();
+    desk.model.allow_leaks();
+}
+
+#[test]
+fn queue_memory_goes_one_way_and_each_region_by_itself() {
+    use virtio_drivers::{BufferDirection, Hal};
+    type H<E> = virtio_iommu::adapters::virtio_drivers::IommuHal<E>;
+    bind_endpoint!(struct Disk: TestPlatform, OldHal);
+    let desk = Desk::new();
+    let fake = desk.device::<Disk>(0, Kind::Block, strict());
+    let transport = behind::<Disk>(&fake);
+    let wanted = [
+        (BufferDirection::DriverToDevice, (true, false)),
+        (BufferDirection::DeviceToDriver, (false, true)),
+        (BufferDirection::Both, (true, true)),
+    ];
+    let mut regions = Vec::new();
+    for (direction, reach) in wanted {
+        let (at, virt) = H::<Disk>::dma_alloc(2, direction);
+        regions.push((at, virt, reach));
+    }
+    let reach = |at| {
+        let [read, written] = [
+            desk.model.reads(ENDPOINTS[0], at),
+            desk.model.writes(ENDPOINTS[0], at),
+        ];
+        (read.is_some(), written.is_some())
+    };
+    // Neither the first one nor the last.
+    for which in [1, 1, 0] {
+        for (at, _, wanted) in &regions {
+            assert_eq!((reach(*at), reach(at + 0x1000)), (*wanted, *wanted));
+        }
+        let (at, virt, _) = regions.remove(which);
+        // SAFETY: from `dma_alloc`.
+        assert_eq!(unsafe { H::<Disk>::dma_dealloc(at, virt, 2) }, 0);
+        assert_eq!(reach(at), (false, false));
+    }
+    drop(transport);
+    desk.close::<Disk>(0, &fake);
 }
 
 #[test]

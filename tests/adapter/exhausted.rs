@@ -15,7 +15,7 @@ use crate::model::requests::Request;
 use crate::model::script::Answer;
 
 /// The message that `work` panics with.
-fn message<R>(work: impl FnOnce() -> R) -> String {
+pub fn message<R>(work: impl FnOnce() -> R) -> String {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(_) => panic!("no panic"),
         Err(panic) => *panic.downcast::<String>().expect("a message"),
@@ -40,6 +40,14 @@ fn a_window_without_a_place_names_the_option() {
     );
     let text = message(|| disk.write_blocks(0, &sectors));
     assert!(text.contains("AdapterOptions::window_to_device"), "{text}");
+    // Whole pages, which do not begin at one, have no other way either.
+    let mut pages = desk.pages(5);
+    let text = message(|| disk.read_blocks(0, &mut pages[256..256 + 0x4000]));
+    assert!(text.contains("16384 bytes"), "{text}");
+    assert!(
+        text.contains("AdapterOptions::window_from_device"),
+        "{text}"
+    );
     assert_eq!(desk.model.request_count(), requests, "nothing was exposed");
     drop(disk);
     // What fits, fits.
@@ -173,6 +181,36 @@ fn addresses_that_were_never_given_out_are_counted_and_change_nothing() {
     assert_eq!(Disk::usage().unknown, 6);
     assert_eq!(Disk::usage().from_device.used, 0);
     assert!(bytes.iter().all(|byte| *byte == 0));
+    // The same in the other direction.
+    // SAFETY: the buffer is there.
+    let at = unsafe { IommuHal::<Disk>::share(buffer, to) };
+    give_back(at + 64, to);
+    give_back(at + 512, to);
+    assert_eq!(
+        (Disk::usage().unknown, Disk::usage().to_device.used),
+        (8, 512)
+    );
+    give_back(at, to);
+    give_back(at, to);
+    assert_eq!(
+        (Disk::usage().unknown, Disk::usage().to_device.used),
+        (9, 0)
+    );
+    // A place that is shorter than what is to come back.
+    let mut short = [0; 64];
+    let short = std::ptr::NonNull::from(&mut short[..]);
+    // SAFETY: the buffer is there.
+    let at = unsafe { IommuHal::<Disk>::share(short, from) };
+    let longer = std::ptr::NonNull::from(&mut bytes[..65]);
+    // SAFETY: the buffer is there; another is shared at the address, which is the point.
+    unsafe { IommuHal::<Disk>::unshare(at, longer, from) };
+    assert_eq!(
+        (Disk::usage().unknown, Disk::usage().from_device.used),
+        (10, 64)
+    );
+    // SAFETY: as it was shared.
+    unsafe { IommuHal::<Disk>::unshare(at, short, from) };
+    assert_eq!(Disk::usage().from_device.used, 0);
     desk.close::<Disk>(0, &fake);
 }
 

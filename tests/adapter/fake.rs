@@ -80,6 +80,12 @@ pub struct State {
     pub refuses: bool,
     /// Refuses as soon as this bit is accepted.
     pub refuses_bit: u64,
+    /// Sets FEATURES_OK whatever is accepted, or nothing.
+    pub lenient: bool,
+    /// Has the queues of before the standard.
+    pub legacy: bool,
+    /// Notifications so far.
+    pub notified: usize,
     /// A reset is confirmed, and ends everything.
     pub resets: bool,
     /// Looks at a notification only when the test says so.
@@ -129,6 +135,9 @@ impl Fake {
             interrupt: 0,
             refuses: false,
             refuses_bit: 0,
+            lenient: false,
+            legacy: false,
+            notified: 0,
             resets: true,
             holds: false,
             taken: Vec::new(),
@@ -350,6 +359,7 @@ impl Fake {
     }
 
     fn notified(&self, queue: usize) {
+        self.with(|d| d.notified += 1);
         if self.with(|d| d.holds) {
             return;
         }
@@ -376,11 +386,14 @@ impl Fake {
                 }
                 return;
             }
+            // Only a reset clears a bit (§2.1.1), if it does. This one is the device's.
+            let cleared = d.status & !status & !NEEDS_RESET;
+            assert!(!d.resets || cleared == 0, "status {status:#x}");
             let negotiates = status & FEATURES_OK != 0 && d.status & FEATURES_OK == 0;
             let required = VERSION_1 | d.offered & ACCESS_PLATFORM;
             let lacks = d.accepted & required != required;
             let refused = d.refuses || d.accepted & d.refuses_bit != 0 || lacks;
-            d.status = match negotiates && refused {
+            d.status = match negotiates && refused && !d.lenient {
                 true => status & !FEATURES_OK,
                 false => status,
             };
@@ -447,7 +460,7 @@ impl Transport for FakeTransport {
     fn set_guest_page_size(&mut self, _: u32) {}
 
     fn requires_legacy_layout(&self) -> bool {
-        false
+        self.0.with(|d| d.legacy)
     }
 
     fn queue_set(

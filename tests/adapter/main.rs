@@ -7,6 +7,7 @@ mod model;
 mod desk;
 mod fake;
 
+mod alike;
 mod bindings;
 mod block;
 mod dropped;

@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
-use virtio_drivers::Error;
 use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::device::net::VirtIONetRaw;
 use virtio_drivers::transport::{DeviceStatus, Transport};
+use virtio_drivers::{BufferDirection, Error, Hal};
 use virtio_iommu::adapters::virtio_drivers::{
-    AdapterOptions, BehindIommu, Endpoint, IommuHal, NotTranslated, UnbindError,
+    AdapterOptions, Endpoint, IommuHal, NotTranslated, UnbindError,
 };
 use virtio_iommu::bind_endpoint;
 
-use crate::desk::{Desk, OldHal, TestPlatform, behind};
+use crate::desk::{Desk, OldHal, TestPlatform, behind, open_transport};
 use crate::fake::{ACCESS_PLATFORM, FAILED, INDIRECT, Kind, NEEDS_RESET, NET_MAC};
+
+/// What the status of a device is that was begun, and given up.
+const GIVEN_UP: u32 = FAILED | 1 | 2;
 
 #[test]
 fn a_device_that_goes_around_is_refused_and_the_message_says_how_to_change_it() {
@@ -20,7 +23,7 @@ fn a_device_that_goes_around_is_refused_and_the_message_says_how_to_change_it() 
     let desk = Desk::new();
     let fake = desk.device::<Disk>(0, Kind::Block, AdapterOptions::default());
     fake.with(|d| d.offered &= !ACCESS_PLATFORM);
-    let error = BehindIommu::<Disk, _>::new(fake.transport()).unwrap_err();
+    let error = open_transport::<Disk>(&fake).unwrap_err();
     assert_eq!(error, NotTranslated::GoesAround);
     let text = error.to_string();
     assert!(
@@ -35,6 +38,10 @@ fn a_device_that_goes_around_is_refused_and_the_message_says_how_to_change_it() 
     // And can be had with the option.
     fake.with(|d| d.offered |= ACCESS_PLATFORM);
     drop(behind::<Disk>(&fake));
+    // But not as a device of before the standard, whose addresses are physical.
+    fake.with(|d| d.legacy = true);
+    let error = open_transport::<Disk>(&fake).unwrap_err();
+    assert_eq!(error, NotTranslated::GoesAround);
     desk.close::<Disk>(0, &fake);
 }
 
@@ -43,15 +50,12 @@ fn a_device_that_refuses_the_bit_is_refused() {
     bind_endpoint!(struct Disk: TestPlatform, OldHal);
     let desk = Desk::new();
     assert_eq!(
-        BehindIommu::<Disk, _>::new(
-            crate::fake::Fake::new(&desk.model, 0, Kind::Block).transport()
-        )
-        .unwrap_err(),
+        open_transport::<Disk>(&crate::fake::Fake::new(&desk.model, 0, Kind::Block)).unwrap_err(),
         NotTranslated::NotBound
     );
     let fake = desk.device::<Disk>(0, Kind::Block, AdapterOptions::default());
     fake.with(|d| d.refuses = true);
-    let error = BehindIommu::<Disk, _>::new(fake.transport()).unwrap_err();
+    let error = open_transport::<Disk>(&fake).unwrap_err();
     assert_eq!(error, NotTranslated::Refused);
     assert_eq!(fake.with(|d| (d.status, d.dropped)), (0, true));
     desk.close::<Disk>(0, &fake);
@@ -78,7 +82,7 @@ fn features_that_the_device_refuses_later_are_an_error_of_the_driver() {
     transport.set_status(begun);
     transport.write_driver_features(1 << 32 | NET_MAC);
     transport.set_status(begun | DeviceStatus::FEATURES_OK);
-    assert_eq!(fake.with(|d| d.status), FAILED);
+    assert_eq!(fake.with(|d| d.status), GIVEN_UP);
     assert_eq!(transport.max_queue_size(0), 0);
     assert_eq!(
         transport.read_config_space::<u8>(0),
@@ -91,15 +95,55 @@ fn features_that_the_device_refuses_later_are_an_error_of_the_driver() {
     transport.queue_set(0, 16, 0x10_0000, 0x10_1000, 0x10_2000);
     assert!(!transport.queue_used(0));
     transport.finish_init();
-    assert_eq!(fake.with(|d| d.status), FAILED);
+    transport.notify(0);
+    assert_eq!(fake.with(|d| (d.status, d.notified)), (GIVEN_UP, 0));
     transport.set_status(DeviceStatus::empty());
     assert_eq!(transport.max_queue_size(0), 64);
-    // A driver that accepts nothing at all is no driver of a device behind the IOMMU.
+    // A driver that accepts nothing at all is no driver of a device behind the IOMMU, even if the
+    // device does not mind.
+    fake.with(|d| d.lenient = true);
     transport.set_status(begun);
     transport.set_status(begun | DeviceStatus::FEATURES_OK);
-    assert_eq!(fake.with(|d| d.status), FAILED);
+    assert_eq!(fake.with(|d| d.status), GIVEN_UP);
     drop(transport);
     desk.close::<Card>(1, &fake);
+}
+
+#[test]
+fn a_device_is_left_as_after_its_reset_whatever_it_did_before() {
+    bind_endpoint!(struct Disk: TestPlatform, OldHal);
+    let desk = Desk::new();
+    let fake = desk.device::<Disk>(0, Kind::Block, AdapterOptions::default());
+    fake.with(|d| d.status = 0xf);
+    let transport = behind::<Disk>(&fake);
+    assert_eq!(fake.with(|d| (d.status, d.accepted)), (0, 0));
+    drop(transport);
+    desk.close::<Disk>(0, &fake);
+}
+
+#[test]
+fn a_device_that_does_not_confirm_a_later_reset_has_no_queues() {
+    bind_endpoint!(struct Disk: TestPlatform, OldHal);
+    let desk = Desk::new();
+    let options = AdapterOptions::default().with_reset_timeout(Duration::from_millis(10));
+    let fake = desk.device::<Disk>(0, Kind::Block, options);
+    let mut transport = behind::<Disk>(&fake);
+    transport.set_status(DeviceStatus::ACKNOWLEDGE);
+    fake.with(|d| d.resets = false);
+    transport.set_status(DeviceStatus::empty());
+    assert!(Disk::binding().is_stuck());
+    assert_eq!(transport.max_queue_size(0), 0);
+    let refused = transport.read_config_space::<u32>(0);
+    assert_eq!(refused, Err(Error::Unsupported));
+    // And gets no memory, although its transport is there.
+    let (at, _) = IommuHal::<Disk>::dma_alloc(1, BufferDirection::Both);
+    assert_eq!(at, 0);
+    fake.with(|d| d.resets = true);
+    transport.set_status(DeviceStatus::empty());
+    assert!(!Disk::binding().is_stuck());
+    assert_eq!(transport.max_queue_size(0), 64);
+    drop(transport);
+    desk.close::<Disk>(0, &fake);
 }
 
 #[test]
@@ -113,7 +157,7 @@ fn a_device_that_does_not_confirm_its_reset_is_refused_in_time() {
         d.resets = false;
     });
     let looks = desk.model.clock().calls();
-    let error = BehindIommu::<Disk, _>::new(fake.transport()).unwrap_err();
+    let error = open_transport::<Disk>(&fake).unwrap_err();
     assert_eq!(error, NotTranslated::NotReset);
     let looks = desk.model.clock().calls() - looks;
     assert!(
@@ -161,6 +205,13 @@ fn a_device_that_needs_a_reset_ends_a_wait() {
     assert!(!Disk::binding().wait_until(second, || false));
     assert!((990..=1010).contains(&(desk.model.clock().calls() - looks)));
     assert!(Disk::binding().wait_until(second, || true));
+    // When the time is over, there is a last look.
+    let mut looks = [false, true].into_iter();
+    assert!(Disk::binding().wait_until(Duration::ZERO, || looks.next().unwrap()));
+    // A change of the configuration is none of the device.
+    fake.with(|d| d.interrupt = 2);
+    disk.ack_interrupt();
+    assert!(!Disk::binding().needs_reset());
     let mut count = 0;
     let ended = Disk::binding().wait_until(second, || {
         count += 1;

@@ -37,9 +37,11 @@ fn whole_pages_cost_a_map_and_an_unmap_each() {
     assert_eq!((result, requests.as_str(), kicks), (Ok(()), "MU", 2));
     assert_eq!(pages[..], on_disk(&fake, 8, pages.len()));
     pages.reverse();
+    let wanted = pages.to_vec();
     let (result, requests, _) = desk.cost(|| disk.write_blocks(32, &pages));
     assert_eq!((result, requests.as_str()), (Ok(()), "MU"));
-    assert_eq!(pages[..], on_disk(&fake, 32, pages.len()));
+    assert_eq!(on_disk(&fake, 32, wanted.len()), wanted);
+    assert_eq!(pages[..], wanted);
     // Half a page, and pages that do not begin at one.
     for part in [0..2048, 512..512 + 4096] {
         let (result, requests, _) = desk.cost(|| disk.read_blocks(1, &mut pages[part.clone()]));
@@ -76,10 +78,19 @@ fn pages_without_an_address_are_copied() {
     let fake = desk.device::<Disk>(0, Kind::Block, strict());
     let mut disk = open::<Disk>(&fake);
     let mut pages = desk.pages(2);
-    desk.hide_pages(true);
-    let (result, requests, _) = desk.cost(|| disk.read_blocks(0, &mut pages));
-    assert_eq!((result, requests.as_str()), (Ok(()), ""));
-    assert_eq!(pages[..], on_disk(&fake, 0, pages.len()));
+    // All of them, or the second one alone.
+    for first in [pages.phys, pages.phys + 0x1000] {
+        pages.fill(0x5a);
+        desk.hide_pages_from(first);
+        let (result, requests, _) = desk.cost(|| disk.read_blocks(0, &mut pages));
+        assert_eq!((result, requests.as_str()), (Ok(()), ""));
+        assert_eq!(pages[..], on_disk(&fake, 0, pages.len()));
+        pages.reverse();
+        let wanted = pages.to_vec();
+        let (result, requests, _) = desk.cost(|| disk.write_blocks(32, &pages));
+        assert_eq!((result, requests.as_str()), (Ok(()), ""));
+        assert_eq!(on_disk(&fake, 32, wanted.len()), wanted);
+    }
     drop((disk, pages));
     desk.close::<Disk>(0, &fake);
 }
@@ -195,7 +206,47 @@ fn more_buffers_than_there_is_room_for_push_the_oldest_out() {
             assert_eq!(page[..], on_disk(&fake, at, page.len()));
         }
     }
-    assert!(Disk::usage().deferred <= 8);
+    let usage = Disk::usage();
+    assert!(usage.deferred <= 8);
+    assert!(usage.from_device.most < 4096, "a page was copied");
+    drop((disk, pages));
+    desk.close::<Disk>(0, &fake);
+}
+
+#[test]
+fn the_one_that_was_put_off_last_is_not_the_first_to_go() {
+    bind_endpoint!(struct Disk: TestPlatform, OldHal);
+    let desk = Desk::with(DomainOptions::new(64).with_deferred(64, Duration::from_secs(1000)));
+    let fake = desk.device::<Disk>(0, Kind::Block, deferred().with_mappings(4));
+    let mut disk = open::<Disk>(&fake);
+    let mut pages: Vec<Buffer> = (0..6).map(|_| desk.pages(1)).collect();
+    let mut requests = Vec::new();
+    for at in [0, 1, 2, 3, 4, 5, 4, 3] {
+        let (result, cost, _) = desk.cost(|| disk.read_blocks(at, &mut pages[at]));
+        result.unwrap();
+        assert_eq!(pages[at][..], on_disk(&fake, at, 4096));
+        requests.push(cost);
+    }
+    assert_eq!(requests, ["M", "M", "M", "M", "M", "M", "", ""]);
+    drop((disk, pages));
+    desk.close::<Disk>(0, &fake);
+}
+
+#[test]
+fn what_is_put_off_makes_room_in_a_full_domain() {
+    bind_endpoint!(struct Disk: TestPlatform, OldHal);
+    // Two halves of a window, two regions of a queue, and four pages.
+    let desk = Desk::with(DomainOptions::new(8).with_deferred(64, Duration::from_secs(1000)));
+    let fake = desk.device::<Disk>(0, Kind::Block, deferred());
+    let mut disk = open::<Disk>(&fake);
+    let mut pages: Vec<Buffer> = (0..12).map(|_| desk.pages(1)).collect();
+    for (at, page) in pages.iter_mut().enumerate() {
+        let (result, requests, _) = desk.cost(|| disk.read_blocks(at, page));
+        result.unwrap();
+        assert!(requests.ends_with('M'), "{at}: {requests}");
+        assert_eq!(page[..], on_disk(&fake, at, page.len()));
+    }
+    assert!(Disk::usage().from_device.most < 4096, "a page was copied");
     drop((disk, pages));
     desk.close::<Disk>(0, &fake);
 }

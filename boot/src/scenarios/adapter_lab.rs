@@ -127,7 +127,9 @@ impl Desk {
         &self,
         report: &mut Report,
     ) -> Checked<Result<Transport<E>, NotTranslated>> {
-        Ok(BehindIommu::new(self.transport::<E>(report)?))
+        let transport = self.transport::<E>(report)?;
+        // SAFETY: it is that of the device that the endpoint is bound to.
+        Ok(unsafe { BehindIommu::new(transport) })
     }
 
     /// Zeroed pages of the kernel, which nobody has mapped.

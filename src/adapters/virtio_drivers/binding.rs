@@ -172,6 +172,23 @@ impl<P: Platform> Binding<P> {
         bound.as_ref().is_some_and(|state| state.needs_reset)
     }
 
+    /// Whether the device did not confirm its last reset: nobody knows what it still does.
+    ///
+    /// Until a later [`BehindIommu`](super::BehindIommu) has it confirm one, it gets no queue
+    /// memory, its window and queues stay its own, and [`unbind`](Self::unbind) says
+    /// [`NotReset`](UnbindError::NotReset). Buffers that were mapped for it at the time are
+    /// unmapped, and their addresses quarantined; but their memory belongs to whoever called the
+    /// driver. What the device had begun, an UNMAP does not stop: it may yet write to them. So a
+    /// kernel that drops a driver with such buffers in flight looks here before it uses them again.
+    /// With [`bounce_up_to`](AdapterOptions::bounce_up_to) `usize::MAX` the device never has any.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        let bound = self.state.lock();
+        bound
+            .as_ref()
+            .is_some_and(|state| state.phase == Phase::Stuck)
+    }
+
     /// Looks again and again until `done`, for `timeout` at the most of the platform's clock, or
     /// until the device [needs a reset](Self::needs_reset). Says whether it is done.
     ///
@@ -241,7 +258,7 @@ impl<P: Platform> Binding<P> {
         }
         // Without the lock: the IOMMU is waited for.
         while let Some((room, mapped)) = self.find(|state| state.table.take_any()) {
-            // SAFETY: the device has confirmed its reset.
+            // SAFETY: the device has confirmed its reset: who made the transport vouches for both.
             let ended = unsafe { mapped.end() };
             self.with(|state| state.table.cancel(room));
             if let Err(error) = ended {
@@ -249,7 +266,7 @@ impl<P: Platform> Binding<P> {
             }
         }
         while let Some(memory) = self.find(|state| state.queues.take_waiting()) {
-            // SAFETY: the device has confirmed its reset.
+            // SAFETY: as above.
             unsafe { memory.free() };
         }
     }

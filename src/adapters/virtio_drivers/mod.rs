@@ -30,7 +30,9 @@
 //! ) -> Result<VirtIOBlk<IommuHal<Disk>, BehindIommu<Disk, T>>, Box<dyn std::error::Error>> {
 //!     Disk::bind(device, AdapterOptions::default())?;
 //!     // Before: VirtIOBlk::<KernelHal, _>::new(transport)
-//!     Ok(VirtIOBlk::<IommuHal<Disk>, _>::new(BehindIommu::new(transport)?)?)
+//!     // SAFETY: the transport and the `DmaDevice` are those of the disk.
+//!     let transport = unsafe { BehindIommu::new(transport) }?;
+//!     Ok(VirtIOBlk::<IommuHal<Disk>, _>::new(transport)?)
 //! }
 //! ```
 //!
@@ -54,14 +56,16 @@
 //!
 //! A driver takes a buffer back when the device has reported it used. A driver that is dropped
 //! resets its device first: then all that was in flight is unmapped and free, and no late data
-//! lands in memory that somebody else has. See [`BehindIommu`].
+//! lands in memory that somebody else has. See [`BehindIommu`]. If the device does not confirm
+//! its reset, buffers that were mapped for it are not yet their owner's: see
+//! [`Binding::is_stuck`].
 //!
 //! # Waiting
 //!
 //! The calls of `virtio-drivers` that wait, such as `read_blocks`, **wait for ever** if the device
 //! does not answer, as after a fault, or with DEVICE_NEEDS_RESET. A kernel that does not want that
 //! uses those that do not wait, and gives up by dropping the driver, whose buffers are its own
-//! again then:
+//! again then, unless the endpoint [is stuck](Binding::is_stuck):
 //!
 //! ```
 //! # use core::time::Duration;
@@ -70,10 +74,11 @@
 //! fn read_block<E: Endpoint, T: Transport>(
 //!     mut disk: VirtIOBlk<IommuHal<E>, BehindIommu<E, T>>,
 //!     block: usize,
-//!     data: &mut [u8],
+//!     data: &mut [u8; 512],
 //! ) -> Result<VirtIOBlk<IommuHal<E>, BehindIommu<E, T>>, Error> {
 //!     let (mut request, mut answer) = (BlkReq::default(), BlkResp::default());
-//!     // SAFETY: the buffers are here until the answer, or the disk is dropped.
+//!     // SAFETY: the buffers are here until the answer, or the disk is dropped. They are no whole
+//!     // pages: the device knows nothing but copies of them.
 //!     let token = unsafe { disk.read_blocks_nb(block, &mut request, data, &mut answer) }?;
 //!     let answered = E::binding().wait_until(Duration::from_secs(1), || {
 //!         disk.ack_interrupt();

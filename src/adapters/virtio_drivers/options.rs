@@ -9,6 +9,10 @@ use core::time::Duration;
 /// | up to [`bounce_up_to`](Self::bounce_up_to) bytes, or not whole pages | copied through the window | none |
 /// | whole pages, longer | mapped while the endpoint has them | MAP and UNMAP |
 /// | the same, [deferred](Self::deferred) | mapped until a later flush | none, if it recurs |
+///
+/// A long buffer that does not begin at a page, or does not end at one, is copied as a whole: every
+/// byte of it, into a place of whole pages in the window, which has to have that many in a row. Who
+/// has long buffers and wants them mapped, aligns them to the granule of the domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AdapterOptions {

@@ -30,8 +30,10 @@ const READS: usize = 1000;
 ///
 /// A reset, which dropping this does, too, is the word of the device that it is done: whatever it
 /// had at the time is unmapped and free, queue memory and window included. If it does not confirm
-/// its reset in [time](super::AdapterOptions::reset_timeout), the transport is leaked, and all
-/// memory stays where it is, until a later `BehindIommu` has the device confirm one.
+/// its reset in [time](super::AdapterOptions::reset_timeout), the transport is leaked, and the
+/// adapter's memory stays where it is, until a later `BehindIommu` has the device confirm one. What
+/// that means for buffers of the driver's caller, [`Binding::is_stuck`](super::Binding::is_stuck)
+/// says.
 pub struct BehindIommu<E: Endpoint, T: Transport> {
     transport: ManuallyDrop<T>,
     platform: Arc<E::Platform>,
@@ -64,7 +66,14 @@ impl<E: Endpoint, T: Transport> BehindIommu<E, T> {
     ///
     /// [`NotTranslated`]: the device is not used. After [`NotTranslated::NotReset`] the transport
     /// is leaked, because dropping it may wait for ever.
-    pub fn new(transport: T) -> core::result::Result<Self, NotTranslated> {
+    ///
+    /// # Safety
+    ///
+    /// `transport` is that of the device that `E` is bound to, and its status is what the device
+    /// says. A transport does not tell where its device is, so that this cannot be looked at; and
+    /// where it says that the device is reset, memory goes back that only another device is done
+    /// with.
+    pub unsafe fn new(transport: T) -> core::result::Result<Self, NotTranslated> {
         let (platform, timeout) = E::binding().claim()?;
         let mut this = Self {
             transport: ManuallyDrop::new(transport),
@@ -129,7 +138,9 @@ impl<E: Endpoint, T: Transport> BehindIommu<E, T> {
     fn give_up(&mut self) {
         let name = E::binding().name();
         log::error!("endpoint {name}: the device refuses the features of its driver");
-        self.transport.set_status(DeviceStatus::FAILED);
+        // Only a reset clears a bit (§2.1.1).
+        let status = self.transport.get_status() | DeviceStatus::FAILED;
+        self.transport.set_status(status);
         self.dead = true;
     }
 
