@@ -11,6 +11,7 @@ use virtio_iommu::bind_endpoint;
 
 use super::adapter_lab::{DESK_CHECKS, Desk, Mode, TIMEOUT, Transport};
 use super::dma_lab::{Cost, PAGE, Pages, compare, fill};
+use super::lab::hold;
 use crate::arch::Firmware;
 use crate::block::BlockDevice;
 use crate::block::virtio::VirtioBlk;
@@ -212,6 +213,7 @@ fn many(report: &mut Report, desk: &Desk, disk: &mut Blk) -> Checked {
             pages,
         });
     }
+    hold(report, "polled")?;
     let (mut right, mut count) = (true, 0);
     let mut done: Vec<Pages> = Vec::new();
     while !under_way.is_empty() {

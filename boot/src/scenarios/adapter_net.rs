@@ -10,6 +10,7 @@ use virtio_iommu::bind_endpoint;
 
 use super::adapter_lab::{DESK_CHECKS, Desk, Mode, TIMEOUT, Transport};
 use super::dma_lab::{Cost, Pages, compare};
+use super::lab::hold;
 use crate::arch::Firmware;
 use crate::platform::{self, KernelHal, KernelPlatform};
 use crate::report::{Checked, Report};
@@ -85,6 +86,8 @@ fn run(report: &mut Report, firmware: &Firmware, mode: Mode) -> Checked {
         wanted,
     );
 
+    // The card has buffers to receive into.
+    hold(report, "polled")?;
     link.send(report, &arp())?;
     let answer = link.receive(report)?;
     let from = answer.get(22..32).unwrap_or_default();

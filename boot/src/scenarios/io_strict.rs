@@ -11,6 +11,7 @@ use super::io_lab::{
     SECTOR, SECTORS, SHELF_CHECKS, Shape, Shelf, State, WRITTEN, WRITTEN_SECTORS, all_done,
     all_hold, done, holds, load_all, segments,
 };
+use super::lab::hold;
 use super::watch;
 use crate::arch::Firmware;
 use crate::block::nvme::Nvme;
@@ -213,6 +214,7 @@ fn many<D: BlockDevice>(report: &mut Report, shelf: &mut Shelf<D>) -> Checked {
         mappings.push(mapping);
     }
     disk.submit();
+    hold(report, "polled")?;
     let order = all_done(report, disk, AT_ONCE)?;
     let answered = tickets
         .iter()

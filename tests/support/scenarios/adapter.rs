@@ -1,5 +1,6 @@
 //! The drivers of `virtio-drivers`, behind the IOMMU.
 
+use super::io::{LOOKED_AT, TRANSLATED};
 use super::*;
 
 /// A disk whose addresses are those of the IOMMU.
@@ -33,6 +34,9 @@ const NET: Scenario = Scenario {
     ..BASE
 };
 
+/// Every UNMAP covers what was mapped, and nothing by half.
+const UNMAPPED_AS_MAPPED: (Oracle, &[&str]) = (Oracle::Trace, &["DN-UNMAP-2"]);
+
 /// The rows.
 pub const ROWS: &[Scenario] = &[
     Scenario {
@@ -43,6 +47,9 @@ pub const ROWS: &[Scenario] = &[
             maps: 4 + 9 + 8 + 1,
             ..machine(arch)
         },
+        // Transfers are under way at the second one.
+        holds: &["running", "polled"],
+        proves: &[TRANSLATED, UNMAPPED_AS_MAPPED, LOOKED_AT],
         ..BLK
     },
     Scenario {
@@ -52,6 +59,7 @@ pub const ROWS: &[Scenario] = &[
             maps: 4,
             ..machine(arch)
         },
+        proves: &[TRANSLATED, UNMAPPED_AS_MAPPED],
         ..BLK
     },
     Scenario {
@@ -61,6 +69,7 @@ pub const ROWS: &[Scenario] = &[
             maps: 4 + 1 + 8 + 1,
             ..machine(arch)
         },
+        proves: &[TRANSLATED, UNMAPPED_AS_MAPPED],
         ..BLK
     },
     Scenario {
@@ -72,6 +81,9 @@ pub const ROWS: &[Scenario] = &[
             maps: 2 + 4 + 8 + 41,
             ..machine(arch)
         },
+        // Transfers are under way at the second one.
+        holds: &["running", "polled"],
+        proves: &[TRANSLATED, UNMAPPED_AS_MAPPED, LOOKED_AT],
         ..NET
     },
     Scenario {
@@ -81,6 +93,7 @@ pub const ROWS: &[Scenario] = &[
             maps: 2 + 4,
             ..machine(arch)
         },
+        proves: &[TRANSLATED, UNMAPPED_AS_MAPPED],
         ..NET
     },
     Scenario {
@@ -91,6 +104,7 @@ pub const ROWS: &[Scenario] = &[
             maps: 2 + 4 + 8,
             ..machine(arch)
         },
+        proves: &[TRANSLATED, UNMAPPED_AS_MAPPED],
         ..NET
     },
     Scenario {
@@ -99,6 +113,7 @@ pub const ROWS: &[Scenario] = &[
             maps: 2 * 4 + 1,
             ..machine(arch)
         },
+        proves: &[TRANSLATED, UNMAPPED_AS_MAPPED],
         ..BLK
     },
     Scenario {
@@ -137,6 +152,7 @@ pub const ROWS: &[Scenario] = &[
             maps: 4 + 2,
             ..machine(arch)
         },
+        proves: &[TRANSLATED, UNMAPPED_AS_MAPPED],
         ..BLK
     },
 ];

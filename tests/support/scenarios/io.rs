@@ -83,30 +83,59 @@ fn faults(arch: Arch) -> Expect {
     }
 }
 
+/// A device reads its queues and what is written or sent where it was told: with READ, in its domain.
+pub const TRANSLATED: (Oracle, &[&str]) = (Oracle::Dma, &["DN-MAP-6", "DV-ATT-12"]);
+/// The IOMMU is as it should be while a device is at work.
+pub const LOOKED_AT: (Oracle, &[&str]) = (
+    Oracle::Qmp,
+    &[
+        "DN-FEAT-1",
+        "GV-FEAT-1",
+        "GV-V1",
+        "GV-VQ-1",
+        "GV-PCI-3",
+        "DN-PROBE-1",
+        "DN-FAULT-T1",
+    ],
+);
+/// One UNMAP ends the 32 mappings of a transfer.
+const MERGED: (Oracle, &[&str]) = (Oracle::Trace, &["DN-UNMAP-2", "DV-UNM-7"]);
+/// Each endpoint is probed before it is attached.
+const PROBED: (Oracle, &[&str]) = (Oracle::Trace, &["DN-INIT-2"]);
+
 /// The rows.
 pub const ROWS: &[Scenario] = &[
     Scenario {
         name: "blk-strict",
         devices: BLK,
         expect: strict,
+        // Transfers are under way at the second one.
+        holds: &["running", "polled"],
+        proves: &[TRANSLATED, MERGED, LOOKED_AT],
         ..ONE
     },
     Scenario {
         name: "blk-bounce",
         devices: BLK,
         expect: bounce,
+        proves: &[TRANSLATED],
         ..ONE
     },
     Scenario {
         name: "blk-deferred",
         devices: BLK,
         expect: deferred,
+        proves: &[TRANSLATED, MERGED],
         ..ONE
     },
     Scenario {
         name: "blk-faults",
         devices: BLK,
         expect: faults,
+        proves: &[
+            TRANSLATED,
+            (Oracle::Dma, &["DV-OPS-6", "DV-DET-4", "DV-FLT-R"]),
+        ],
         ..BAD
     },
     Scenario {
@@ -132,6 +161,7 @@ pub const ROWS: &[Scenario] = &[
             pass_through: true,
             ..machine(arch)
         },
+        proves: &[PROBED],
         ..ONE
     },
     Scenario {
@@ -163,30 +193,40 @@ pub const ROWS: &[Scenario] = &[
             faults: &[UNMAPPED],
             ..machine(arch)
         },
+        proves: &[TRANSLATED, PROBED],
         ..ONE
     },
     Scenario {
         name: "nvme-strict",
         devices: NVME,
         expect: strict,
+        // Transfers are under way at the second one.
+        holds: &["running", "polled"],
+        proves: &[TRANSLATED, MERGED, LOOKED_AT],
         ..ONE
     },
     Scenario {
         name: "nvme-bounce",
         devices: NVME,
         expect: bounce,
+        proves: &[TRANSLATED],
         ..ONE
     },
     Scenario {
         name: "nvme-deferred",
         devices: NVME,
         expect: deferred,
+        proves: &[TRANSLATED, MERGED],
         ..ONE
     },
     Scenario {
         name: "nvme-faults",
         devices: NVME,
         expect: faults,
+        proves: &[
+            TRANSLATED,
+            (Oracle::Dma, &["DV-OPS-6", "DV-DET-4", "DV-FLT-R"]),
+        ],
         ..BAD
     },
 ];
