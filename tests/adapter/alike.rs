@@ -115,9 +115,15 @@ fn buffers_at_once_are_told_apart_in_any_order() {
     let desk = Desk::new();
     const COUNT: usize = 32;
     let fake = desk.device::<Disk>(0, Kind::Block, strict().with_mappings(COUNT));
-    let mut buffers: Vec<Buffer> = (0..COUNT).map(|at| desk.pages(1 + at % 3)).collect();
-    let to_driver = BufferDirection::DeviceToDriver;
     let mut random = 1_u64;
+    let mut below = |end: usize| {
+        random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        (random >> 33) as usize % end
+    };
+    // Of many lengths, so that their addresses are in no row.
+    let lengths = (0..COUNT).map(|_| 1 + below(8));
+    let mut buffers: Vec<Buffer> = lengths.map(|pages| desk.pages(pages)).collect();
+    let to_driver = BufferDirection::DeviceToDriver;
     for _ in 0..20 {
         let mut shared: Vec<(u64, usize)> = Vec::new();
         for (at, buffer) in buffers.iter_mut().enumerate() {
@@ -131,8 +137,7 @@ fn buffers_at_once_are_told_apart_in_any_order() {
                 let found = desk.model.writes(ENDPOINTS[0], *iova);
                 assert_eq!(found, Some(buffers[*at].phys), "mapped, not copied");
             }
-            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-            let (iova, at) = shared.swap_remove((random >> 33) as usize % shared.len());
+            let (iova, at) = shared.swap_remove(below(shared.len()));
             let buffer = NonNull::from(&mut buffers[at][..]);
             // SAFETY: as it was shared.
             unsafe { IommuHal::<Disk>::unshare(iova, buffer, to_driver) };
