@@ -37,7 +37,7 @@
 //! ```
 //!
 //! The IOMMU's own transport and queues are never behind itself: `Iommu::start` takes the plain
-//! transport, and a [`Platform`](crate::Platform) whose addresses are physical.
+//! transport, and a [`Platform`] whose addresses are physical.
 //!
 //! # What the device sees
 //!
