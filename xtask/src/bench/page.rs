@@ -44,17 +44,17 @@ and takes locks, so that several CPUs can use it. The rival does none of that: t
 user.
 
 **Disks: instructions.** What `strict` adds is nearly all in the mode `requests`, which does the same without the I/O: two
-requests and a notification, the locks around them, the look for addresses, the record of the mapping, the segments for the
-disk, and buffers that change hands by value. The DMA interface by itself is in the section of requests (`dma-exchange`,
-`dma-deferred`); the rest is the benchmark's own driver. With 128K scattered there are 32 MAPs and one UNMAP in it.
+requests and a notification, the locks around them, the look for addresses, the record of the mapping, and the segments for
+the disk. The DMA interface by itself is in the section of requests (`dma-exchange`, `dma-deferred`). With 128K scattered there
+are 32 MAPs and one UNMAP in it.
 
 **Disks: I/Os per second over bypass, next to Linux.** Each system is compared with its own bypass. An I/O of this kernel takes
-a small part of the instructions that it takes Linux, and what QEMU does for a MAP or an UNMAP is the same for both: it is a
-larger part of the shorter I/O. The I/Os per second themselves are compared by a goal of their own. NVMe takes one MAP and one
-UNMAP from both.
+a small part of the instructions that it takes Linux, and what QEMU does for a MAP, an UNMAP or a translation is the same for
+both: it is a larger part of the shorter I/O. The profile in each section has both: what is added to an I/O, and the I/O that it
+is added to. The I/Os per second themselves are compared by a goal of their own. NVMe takes one MAP and one UNMAP from both.
 
 **Disks: time over static.** It is what QEMU takes for the requests, and for translations that it has to look up again after an
-UNMAP; `deferred` has no requests, and the time of so few instructions is near the noise.
+UNMAP: see the profile in each section. `deferred` has no requests, and the time of so few instructions is near the noise.
 ";
 
 /// What was just measured, for a terminal.
@@ -170,9 +170,9 @@ fn disks(text: &mut String, data: &Data) {
             let _ = write!(text, "\n{system}: {}\n", with(run));
         }
         text.push_str(&io::page::tables(&data.io, arch));
-        let strict = io::page::strict(&data.io, arch);
-        if !strict.is_empty() {
-            let _ = write!(text, "\n{strict}");
+        let profile = io::profile::table(&data.io, arch);
+        if !profile.is_empty() {
+            let _ = write!(text, "\n{}\n{profile}", io::profile::HEAD);
         }
         for run in here {
             let _ = write!(text, "\n```sh\n{}\n```\n", run.commands.join("\n"));

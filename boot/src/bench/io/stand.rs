@@ -23,8 +23,8 @@ pub const PUT_OFF: usize = 64;
 const MAX_AGE: Duration = Duration::from_millis(10);
 /// Buffers that recur, besides those that are in use.
 pub const RESERVE: usize = 8;
-/// The size of each pool, in bytes: one I/O more than there are at once.
-const POOL: usize = (DEEP + 1) * LARGE;
+/// The size of each pool, in bytes: all I/Os at once.
+const POOL: usize = DEEP * LARGE;
 /// Mappings of a domain, parts of scattered ones included.
 const MAPPINGS: usize = 4096;
 

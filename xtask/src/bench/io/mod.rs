@@ -11,6 +11,7 @@
 //! | [`goals`] | what the figures should be, and whether they are |
 //! | [`page`] | tables, and where others are better |
 //! | [`plot`] | pictures |
+//! | [`profile`] | where the time of an I/O goes |
 
 pub mod boot;
 pub mod goals;
@@ -19,6 +20,7 @@ pub mod ours;
 pub mod page;
 pub mod phases;
 pub mod plot;
+pub mod profile;
 pub mod record;
 pub mod rows;
 

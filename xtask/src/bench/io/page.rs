@@ -129,46 +129,6 @@ fn cell(spread: Option<Spread>, digits: usize) -> String {
     }
 }
 
-/// What `strict` takes, and what of it is not its requests: what an UNMAP costs the disk.
-#[must_use]
-pub fn strict(rows: &[IoRow], arch: &str) -> String {
-    let head = [
-        "strict over static, µs",
-        "all",
-        "its requests alone",
-        "the rest",
-    ];
-    let mut table = Table {
-        head: head.map(Into::into).into(),
-        rows: Vec::new(),
-    };
-    let ours = |row: &&IoRow| row.system == OURS && row.arch == arch;
-    for row in rows.iter().filter(ours) {
-        if row.mode != "strict" || row.depth != 1 || row.pattern != "seq" {
-            continue;
-        }
-        let alone = rows
-            .iter()
-            .filter(ours)
-            .find(|other| other.mode == "requests" && other.case() == row.case());
-        let figures = (row.over_static_us, alone.and_then(IoRow::us));
-        let (Some(all), Some(alone)) = figures else {
-            continue;
-        };
-        let called = called(row.size, &row.layout);
-        table.rows.push(vec![
-            format!("{} {} {called}", row.device, row.operation),
-            cell(Some(all), 1),
-            format!("{alone:.1}"),
-            format!("{:.1}", all.value - alone),
-        ]);
-    }
-    match table.rows.is_empty() {
-        true => String::new(),
-        false => table.markdown(),
-    }
-}
-
 /// Every case in which another system comes closer to its own bypass.
 #[must_use]
 pub fn losses(rows: &[IoRow]) -> String {
@@ -259,20 +219,5 @@ mod tests {
         let mut rows = rows();
         rows.retain(|row| row.system == "ours");
         assert_eq!(losses(&rows), "");
-    }
-
-    #[test]
-    fn what_strict_takes_is_taken_apart() {
-        let mut strict_row = row("ours", "strict");
-        strict_row.over_static_us = even(17.5);
-        let mut requests = row("ours", "requests");
-        requests.iops = even(100_000.0);
-        let text = strict(&[strict_row.clone(), requests], "aarch64");
-        assert!(text.contains("| blk read 4K            | 17.5 |"), "{text}");
-        assert!(
-            text.ends_with("| 7.5 |\n") || text.contains("7.5 |\n"),
-            "{text}"
-        );
-        assert_eq!(strict(&[strict_row], "aarch64"), "");
     }
 }
