@@ -42,6 +42,14 @@ pub fn holds(arguments: &str) -> bool {
         .any(|word| word == "hold")
 }
 
+/// How many bits of address the IOMMU has, from 1 to 64: the word `input-bits=N`. `None` if nothing
+/// is said, or something else: what the machine has by default.
+pub fn input_bits(arguments: &str) -> Option<u32> {
+    let mut words = arguments.split_ascii_whitespace();
+    let bits = words.find_map(|word| word.strip_prefix("input-bits="))?;
+    bits.parse().ok().filter(|bits| (1..=64).contains(bits))
+}
+
 /// Reads the boot arguments; words that are not about what to run are left alone.
 ///
 /// # Errors

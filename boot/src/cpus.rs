@@ -5,7 +5,6 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::hint;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use core::time::Duration;
 
@@ -137,7 +136,7 @@ pub fn spawn<T: Send + 'static>(
     let started = loop {
         match arch::start_second(firmware) {
             // It said that it would switch itself off, and may need a moment for it.
-            Err(StartError::StillOn) if !deadline.passed() => hint::spin_loop(),
+            Err(StartError::StillOn) if !deadline.passed() => arch::relax(),
             started => break started,
         }
     };
@@ -152,7 +151,7 @@ pub fn spawn<T: Send + 'static>(
         if deadline.passed() {
             return Err(StartError::NoAnswer);
         }
-        hint::spin_loop();
+        arch::relax();
     }
     Ok(Job(result))
 }
@@ -169,7 +168,7 @@ impl<T> Job<T> {
             if deadline.passed() {
                 return Err(TimedOut);
             }
-            hint::spin_loop();
+            arch::relax();
         }
         self.0.lock().take().ok_or(TimedOut)
     }

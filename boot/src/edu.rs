@@ -6,7 +6,6 @@
 //! 28 bits unless its property `dma_mask` says more; the others are cut off without a word.
 
 use core::fmt;
-use core::hint;
 use core::ptr::NonNull;
 use core::time::Duration;
 
@@ -15,6 +14,7 @@ use virtio_iommu::topology::pci::Function;
 use virtio_iommu::topology::{Placement, RequesterId};
 use virtio_iommu::{EndpointId, Iova};
 
+use crate::arch;
 use crate::clock::Deadline;
 use crate::config_space::ConfigSpace;
 use crate::machine::{Machine, MachineError};
@@ -23,8 +23,9 @@ use crate::memory::direct_map;
 /// PCI vendor and device id.
 pub const ID: (u16, u16) = (0x1234, 0x11e8);
 
-/// The largest transfer in bytes. The device does not check it.
-pub const MAX_TRANSFER: usize = 4096;
+/// The largest transfer in bytes: half of the device's own buffer. Some versions of the device end
+/// the machine if a transfer touches the last byte of the buffer, so a whole page takes two.
+pub const MAX_TRANSFER: usize = 2048;
 
 /// The last address that a device with the default mask can put on the bus.
 pub const LIMIT: Iova = Iova((1 << 28) - 1);
@@ -199,6 +200,21 @@ impl Edu {
         self.transfer(OWN_BUFFER, to, len, COMMAND_RUN | COMMAND_TO_MEMORY)
     }
 
+    /// Has the device read `len` bytes at `from` and write them to `to`, both addresses on the bus,
+    /// in as many transfers as that takes.
+    ///
+    /// # Errors
+    ///
+    /// [`EduError`]. That an access was refused is not an error: the device does not know.
+    pub fn copy(&mut self, from: u64, to: u64, len: usize) -> Result<(), EduError> {
+        for start in (0..len).step_by(MAX_TRANSFER) {
+            let piece = MAX_TRANSFER.min(len - start);
+            self.read_memory(from + start as u64, piece)?;
+            self.write_memory(to + start as u64, piece)?;
+        }
+        Ok(())
+    }
+
     /// As [`write_memory`](Self::write_memory), but does not wait: the device interrupts when it
     /// is done, with [`TRANSFER_DONE`], if `tell` says so.
     ///
@@ -279,7 +295,7 @@ impl Edu {
             if deadline.passed() {
                 return Err(EduError::Timeout);
             }
-            hint::spin_loop();
+            arch::relax();
         }
         Ok(())
     }

@@ -4,7 +4,6 @@
 //! holding one. Interrupts come back when the last lock of a CPU is given up, in whatever order
 //! that happens.
 
-use core::hint;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use lock_api::{GuardNoSend, RawMutex};
@@ -47,7 +46,7 @@ unsafe impl RawMutex for MaskingLock {
     fn lock(&self) {
         enter();
         while self.0.swap(1, Ordering::Acquire) != 0 {
-            hint::spin_loop();
+            arch::relax();
         }
     }
 

@@ -4,10 +4,12 @@ use virtio_iommu::{
     Access, Bypass, DomainId, DomainRange, EndpointId, Features, Iommu, Iova, MapOptions,
 };
 
+use super::dma_lab::PAGE;
 use super::lab::{self, Baseline, Lab, SHUT_DOWN_CHECKS, buffer, copy, done, shut_down};
 use crate::arch::{self, Firmware};
 use crate::buffer::Pattern;
-use crate::edu::{self, Edu, MAX_TRANSFER};
+use crate::command_line;
+use crate::edu::{self, Edu};
 use crate::machine::FoundBy;
 use crate::platform::KernelPlatform;
 use crate::refusal::{NO_DOMAIN, NO_MAPPING, Refusal, no_fault};
@@ -27,18 +29,21 @@ pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
     report.equal("endpoint_id_is_the_requester_id", endpoint.0, function);
     let before = Baseline::now();
     let iommu = lab.start(report)?;
-    facts(report, &iommu, endpoint, 4096, default_input_end());
+    facts(report, &iommu, endpoint, 4096, default_input_end(firmware));
     cycle(report, &iommu, &mut lab.edus[0], endpoint)?;
     shut_down(report, iommu, before)
 }
 
-/// The last I/O virtual address, as the machine has it by default.
-pub fn default_input_end() -> u64 {
-    match arch::NAME {
-        "aarch64" => (1 << 48) - 1,
-        "x86_64" => (1 << 39) - 1,
-        _ => u64::MAX,
-    }
+/// The last I/O virtual address, as the machine has it by default. Where QEMU's machines do not
+/// limit it, the boot arguments say so.
+pub fn default_input_end(firmware: &Firmware) -> u64 {
+    let bits = command_line::input_bits(firmware.arguments);
+    let bits = bits.unwrap_or(match arch::NAME {
+        "aarch64" => 48,
+        "x86_64" => 39,
+        _ => 64,
+    });
+    u64::MAX >> (64 - bits)
 }
 
 /// How many checks [`facts`] does.
@@ -132,13 +137,11 @@ pub fn cycle(
     );
     report.equal("two_mappings", domain.mapped(), 2);
 
-    // The last bytes of a granule: the far end of a mapping that is larger than a transfer.
-    let tail = granule - MAX_TRANSFER;
+    // The last page of a granule: the far end of a mapping that is larger than a page.
+    let tail = granule - PAGE;
     let (tail_from, tail_to) = (from + tail as u64, to + tail as u64);
-    copy(report, edu, tail_from, tail_to, MAX_TRANSFER)?;
-    let written = target.compare_part(granule + tail, MAX_TRANSFER, |offset| {
-        SOURCE.at(offset - granule)
-    });
+    copy(report, edu, tail_from, tail_to, PAGE)?;
+    let written = target.compare_part(granule + tail, PAGE, |offset| SOURCE.at(offset - granule));
     report.equal("edu_moved_every_byte", written, Ok(()));
     report.equal("source_is_untouched", source.compare(SOURCE), Ok(()));
     let below = target.compare_part(0, granule + tail, |offset| OLD.at(offset));
@@ -237,7 +240,7 @@ pub fn boot_bypass_off(report: &mut Report, firmware: &Firmware) -> Checked {
         // SAFETY: as above.
         let mapped = unsafe { domain.map_at(other, source.range(), Access::READ) };
         report.need("map_source", mapped)?;
-        copy(report, &mut lab.edus[0], other.0, at.0, MAX_TRANSFER)?;
+        copy(report, &mut lab.edus[0], other.0, at.0, PAGE)?;
         report.equal("edu_reaches_that_address", target.compare(NEW), Ok(()));
     }
     cycle(report, &iommu, &mut lab.edus[0], endpoint)?;

@@ -12,7 +12,7 @@ use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, shut_down};
 use crate::arch::Firmware;
 use crate::buffer::{Difference, Pattern};
 use crate::counted;
-use crate::edu::{Edu, MAX_TRANSFER};
+use crate::edu::Edu;
 use crate::logger;
 use crate::memory::direct_map;
 use crate::platform::KernelPlatform;
@@ -93,11 +93,10 @@ impl Bench {
     /// What the device reads at an address.
     pub fn read(&mut self, report: &mut Report, from: u64, len: usize) -> Checked<Vec<u8>> {
         // What a refused write would leave there is not taken for what was read.
-        let stale = self.seen.write(0, &[0xee; MAX_TRANSFER]);
+        let stale = self.seen.write(0, &[0xee; PAGE]);
         report.need("reset_of_what_was_seen", stale.then_some(()).ok_or(len))?;
-        report.need("edu_reads", self.edu.read_memory(from, len))?;
         let to = self.seen.device_addr().0;
-        report.need("edu_writes", self.edu.write_memory(to, len))?;
+        report.need("edu_copies", self.edu.copy(from, to, len))?;
         let mut bytes = vec![0; len];
         let copied = self.seen.read(0, &mut bytes);
         report.need("seen", copied.then_some(bytes).ok_or(len))
@@ -108,8 +107,7 @@ impl Bench {
         let copied = self.given.write(0, bytes);
         report.need("given", copied.then_some(()).ok_or(bytes.len()))?;
         let from = self.given.device_addr().0;
-        report.need("edu_reads", self.edu.read_memory(from, bytes.len()))?;
-        report.need("edu_writes", self.edu.write_memory(to, bytes.len()))
+        report.need("edu_copies", self.edu.copy(from, to, bytes.len()))
     }
 
     /// An access of the device that has to be refused.

@@ -104,16 +104,17 @@ fn from_device(report: &mut Report, bench: &mut Bench) -> Checked {
 const BIDIRECTIONAL: u32 = 4;
 
 fn bidirectional(report: &mut Report, bench: &mut Bench) -> Checked {
-    const HALF: usize = PAGE / 2;
+    // One of the two transfers of a page lies across the border.
+    const SKIP: usize = PAGE / 4;
     let buffer = bench.filled(report, 2, OLD)?;
     let mapping = bench.device.map::<Bidirectional, _>(buffer);
     let mapping = report.require("bidirectional_is_mapped", mapping)?;
     let at = mapping.device_addr().0;
     // Across the border of the two pages.
-    let seen = bench.read(report, at + HALF as u64, PAGE)?;
-    let read = compare(&seen, |i| OLD.at(HALF + i));
+    let seen = bench.read(report, at + SKIP as u64, PAGE)?;
+    let read = compare(&seen, |i| OLD.at(SKIP + i));
     report.equal("edu_reads_what_the_cpu_wrote", read, Ok(()));
-    bench.write(report, at + HALF as u64, &bytes_of(NEW, 0, PAGE))?;
+    bench.write(report, at + SKIP as u64, &bytes_of(NEW, 0, PAGE))?;
     no_fault(
         "nothing_was_refused_in_either_direction",
         report,
@@ -121,7 +122,7 @@ fn bidirectional(report: &mut Report, bench: &mut Bench) -> Checked {
     );
     // SAFETY: every transfer has ended.
     let buffer = back(report, unsafe { mapping.complete() }.unmap())?;
-    let expected = |offset: usize| match offset.checked_sub(HALF) {
+    let expected = |offset: usize| match offset.checked_sub(SKIP) {
         Some(index @ 0..PAGE) => NEW.at(index),
         _ => OLD.at(offset),
     };

@@ -5,7 +5,7 @@ use virtio_iommu::{Access, MapOptions};
 use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, buffer, copy, done, shut_down};
 use crate::arch::Firmware;
 use crate::buffer::Pattern;
-use crate::edu::{self, MAX_TRANSFER};
+use crate::edu;
 use crate::refusal::{NO_DOMAIN, NO_MAPPING, Refusal, drain, no_fault};
 use crate::report::{Checked, Report};
 
@@ -27,8 +27,8 @@ pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
 
     // What follows is the work of the IOMMU, because without it everything is open.
     let (from, to) = (secret.phys(), target.phys());
-    copy(report, &mut lab.edus[0], from, to, MAX_TRANSFER)?;
-    let open = target.compare_part(0, MAX_TRANSFER, |offset| SECRET.at(offset));
+    copy(report, &mut lab.edus[0], from, to, 4096)?;
+    let open = target.compare_part(0, 4096, |offset| SECRET.at(offset));
     report.equal("before_the_driver_dma_passes", open, Ok(()));
     target.fill(OLD);
 
@@ -88,7 +88,7 @@ pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
     report.equal("read_only_is_not_written", secret.compare(SECRET), Ok(()));
     let write = refusal(NO_MAPPING, read_only, Access::WRITE);
     write.check("read_only_write_is_reported", report, &iommu);
-    copy(report, edu, read_only, view_at, MAX_TRANSFER)?;
+    copy(report, edu, read_only, view_at, 4096)?;
     report.equal("read_only_is_read", window.compare(SECRET), Ok(()));
     no_fault("read_only_read_is_allowed", report, &iommu);
 
@@ -97,7 +97,7 @@ pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
     let write_only = unsafe { domain.map(target.part(0, 4096), options(Access::WRITE)) };
     let write_only = report.need("map_write_only", write_only)?;
     let start = write_only.start().0;
-    done(report, edu.write_memory(start, LEN))?;
+    copy(report, edu, read_only, start, LEN)?;
     let written = target.compare_part(0, 2 * 4096, |offset| match offset {
         0..LEN => SECRET.at(offset),
         _ => OLD.at(offset),

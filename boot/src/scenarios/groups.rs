@@ -10,7 +10,7 @@ use virtio_iommu::{Access, AttachError, EndpointId, MapOptions, Options, StartEr
 use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, buffer, copy, done, shut_down};
 use crate::arch::Firmware;
 use crate::buffer::Pattern;
-use crate::edu::{self, MAX_TRANSFER};
+use crate::edu;
 use crate::refusal::{NO_DOMAIN, NO_MAPPING, Refusal, no_fault};
 use crate::report::{Checked, Report, Stop};
 
@@ -132,7 +132,7 @@ fn run(report: &mut Report, firmware: &Firmware, kind: BridgeKind) -> Checked {
         let from = unsafe { domain.map(sources[i].range(), options(Access::READ)) };
         let from = report.need("map_source", from)?.start().0;
         target.fill(OLD);
-        copy(report, &mut lab.edus[i], from, to, MAX_TRANSFER)?;
+        copy(report, &mut lab.edus[i], from, to, 4096)?;
         report.equal(name, target.compare(DATA[i]), Ok(()));
     }
     no_fault("nothing_was_refused", report, &iommu);

@@ -129,8 +129,7 @@ pub fn buffer(report: &mut Report, bytes: usize, pattern: Pattern) -> Checked<Bu
 
 /// Has a device read `len` bytes and write them elsewhere, both by addresses on the bus.
 pub fn copy(report: &mut Report, edu: &mut Edu, from: u64, to: u64, len: usize) -> Checked {
-    report.need("edu_reads", edu.read_memory(from, len))?;
-    report.need("edu_writes", edu.write_memory(to, len))
+    report.need("edu_copies", edu.copy(from, to, len))
 }
 
 /// What an `edu` device says about a transfer must always be: done.

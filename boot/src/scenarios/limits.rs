@@ -10,7 +10,7 @@ use super::basic::{CYCLE_CHECKS, FACTS_CHECKS, cycle, default_input_end, facts};
 use super::lab::{Baseline, Lab, SHUT_DOWN_CHECKS, buffer, copy, done, shut_down};
 use crate::arch::Firmware;
 use crate::buffer::Pattern;
-use crate::edu::{self, MAX_TRANSFER};
+use crate::edu;
 use crate::refusal::{NO_MAPPING, Refusal};
 use crate::report::{Checked, Report};
 
@@ -55,7 +55,7 @@ pub fn aw_bits_39(report: &mut Report, firmware: &Firmware) -> Checked {
     let to = unsafe { domain.map(target.range(), MapOptions::new(Access::WRITE)) };
     let to = report.need("map_target", to)?;
     let (from, to) = (from.start().0, to.start().0);
-    copy(report, &mut lab.edus[0], from, to, MAX_TRANSFER)?;
+    copy(report, &mut lab.edus[0], from, to, 4096)?;
     report.equal("edu_moved_every_byte", target.compare(DATA), Ok(()));
 
     // An address whose lower 39 bits are those of a mapping.
@@ -88,7 +88,7 @@ pub fn granule_64k(report: &mut Report, firmware: &Firmware) -> Checked {
         &iommu,
         endpoint,
         GRANULE as u64,
-        default_input_end(),
+        default_input_end(firmware),
     );
     {
         let domain = report.need("domain", iommu.create_domain(8))?;

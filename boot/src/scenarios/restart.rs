@@ -7,7 +7,7 @@ use virtio_iommu::{Access, Domain, DomainId, DomainRange, EndpointId, FaultReaso
 use super::lab::{Lab, buffer, copy, done};
 use crate::arch::Firmware;
 use crate::buffer::{Buffer, Pattern};
-use crate::edu::{Edu, MAX_TRANSFER};
+use crate::edu::Edu;
 use crate::platform::KernelPlatform;
 use crate::refusal::{NO_DOMAIN, NO_MAPPING, Refusal, no_fault};
 use crate::report::{Checked, Report, Stop};
@@ -47,7 +47,7 @@ pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
         Access::READ | Access::WRITE,
     )?;
     map(report, &domain, SOURCE, &source, Access::READ)?;
-    copy(report, &mut lab.edus[0], SOURCE.0, STALE.0, MAX_TRANSFER)?;
+    copy(report, &mut lab.edus[0], SOURCE.0, STALE.0, 4096)?;
     report.equal("its_mapping_works", secret.compare(DATA), Ok(()));
     secret.fill(SECRET);
     forget((domain, first));
@@ -90,7 +90,7 @@ pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
     let target = buffer(report, 4096, OLD)?;
     map(report, &domain, STALE, &target, Access::WRITE)?;
     map(report, &domain, SOURCE, &source, Access::READ)?;
-    copy(report, &mut lab.edus[1], SOURCE.0, STALE.0, MAX_TRANSFER)?;
+    copy(report, &mut lab.edus[1], SOURCE.0, STALE.0, 4096)?;
     report.equal("the_new_mapping_works", target.compare(DATA), Ok(()));
     report.equal("the_old_one_does_not", secret.compare(SECRET), Ok(()));
     forget((domain, second));
@@ -152,7 +152,7 @@ pub fn run(report: &mut Report, firmware: &Firmware) -> Checked {
     let mut target = buffer(report, 4096, OLD)?;
     map(report, &domain, STALE, &target, Access::WRITE)?;
     map(report, &domain, SOURCE, &source, Access::READ)?;
-    copy(report, edu_a, SOURCE.0, STALE.0, MAX_TRANSFER)?;
+    copy(report, edu_a, SOURCE.0, STALE.0, 4096)?;
     report.equal(
         "old_address_leads_to_new_memory",
         target.compare(DATA),

@@ -112,8 +112,8 @@ impl Side {
         Ok(Self {
             edu: lab.edus.remove(0),
             endpoint,
-            source: buffer(report, MAX_TRANSFER, OLD)?,
-            target: buffer(report, MAX_TRANSFER, OLD)?,
+            source: buffer(report, 4096, OLD)?,
+            target: buffer(report, 4096, OLD)?,
             pieces: buffer(report, 2 * PIECES * 4096, OLD)?,
             seed,
         })
@@ -144,7 +144,12 @@ impl Side {
         }
         let written = self.edu.write_memory(to.start().0, MAX_TRANSFER);
         written.map_err(Failure::Edu)?;
-        self.target.compare(data).map_err(Failure::Data)?;
+        let moved = |offset| match offset {
+            0..MAX_TRANSFER => data.at(offset),
+            _ => OLD.at(offset),
+        };
+        let seen = self.target.compare_part(0, self.target.len(), moved);
+        seen.map_err(Failure::Data)?;
         for batch in batches / 2..batches {
             self.map_and_unmap(domain, batch)?;
         }

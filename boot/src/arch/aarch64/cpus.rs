@@ -62,6 +62,13 @@ pub fn switch_off() -> ! {
     park()
 }
 
+/// What a CPU does again and again while it waits for something. Where an emulator runs the CPUs
+/// in turn, it is that of the next one: the hint of the compiler, `isb`, does not say so.
+pub fn relax() {
+    // SAFETY: does nothing.
+    unsafe { asm!("yield", options(nomem, nostack, preserves_flags)) };
+}
+
 /// Stops this CPU until the machine ends.
 pub fn park() -> ! {
     interrupts_off();

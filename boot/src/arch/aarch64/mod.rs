@@ -11,7 +11,7 @@ use core::arch::asm;
 use qemu_exit::QEMUExit;
 
 pub use console::Console;
-pub use cpus::{local, park, start_second, switch_off};
+pub use cpus::{local, park, relax, start_second, switch_off};
 pub use entry::{DIRECT_MAP, mapped, translates};
 pub use interrupts::{Controller, interrupts_off, interrupts_on, set_alarm, sleep};
 pub use trap::install_traps;

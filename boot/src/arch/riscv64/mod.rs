@@ -12,6 +12,7 @@ use dtoolkit::{Node, Property};
 use qemu_exit::QEMUExit;
 
 pub use console::Console;
+pub use core::hint::spin_loop as relax;
 pub use cpus::{local, park, start_second, switch_off};
 pub use entry::{DIRECT_MAP, mapped, translates};
 pub use interrupts::{Controller, interrupts_off, interrupts_on, set_alarm, sleep};

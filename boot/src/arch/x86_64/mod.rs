@@ -16,6 +16,7 @@ use x86_64::instructions::port::Port;
 
 pub use clock::{ticks, ticks_per_second};
 pub use console::Console;
+pub use core::hint::spin_loop as relax;
 pub use cpus::{local, park, start_second, switch_off};
 pub use entry::{DIRECT_MAP, mapped, translates};
 pub use firmware::Firmware;
