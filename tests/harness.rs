@@ -33,6 +33,8 @@ mod trace;
 mod translated;
 #[path = "harness/verdict.rs"]
 mod verdict;
+#[path = "harness/versions.rs"]
+mod versions;
 #[path = "harness/vms.rs"]
 mod vms;
 
@@ -48,6 +50,7 @@ fn trials(archs: &[Arch], tally: &Tally) -> Vec<Trial> {
     trials.extend(order::trials());
     trials.extend(disagreements::trials());
     trials.extend(verdict::trials());
+    trials.extend(versions::trials());
     trials.extend(peer::trials());
     trials.extend(processes::trials());
     trials.extend(gates::trials());

@@ -11,7 +11,7 @@ use support::bench_io;
 use support::machine::{Host, boot, watchdog};
 use support::qmp;
 use support::scenarios::{self, Scenario};
-use support::suite::{self, Tally};
+use support::suite::{self, Ran, Tally};
 use support::verdict::{Reason, explain, judge};
 use xtask::Arch;
 use xtask::conformance::Oracle;
@@ -46,22 +46,32 @@ fn trials(archs: &[Arch], tally: &Tally) -> Vec<Trial> {
     trials
 }
 
-fn run(host: &Host, scenario: &Scenario) -> Result<(), String> {
-    let run = boot(host, scenario, &scenario.append(), watchdog()?);
-    let mut reasons = judge(&run, scenario.wanted(), &(scenario.expect)(host.qemu.arch));
+fn run(host: &Host, scenario: &Scenario) -> Result<Ran, String> {
+    if let Some(why) = host.abilities.lacks(scenario.needs) {
+        keep(host, scenario, false, Some(&why));
+        return Ok(Ran::NotApplicable(why));
+    }
+    let run = boot(
+        host,
+        scenario,
+        &scenario.append(&host.abilities),
+        watchdog()?,
+    );
+    let expect = scenario.expected(host.qemu.arch, &host.abilities);
+    let mut reasons = judge(&run, scenario.wanted(), &expect);
     if reasons.is_empty() {
         let wrong = qmp::judge(&run.visits, scenario.holds);
         reasons.extend(wrong.into_iter().map(Reason::Monitor));
     }
-    keep(host, scenario, reasons.is_empty());
+    keep(host, scenario, reasons.is_empty(), None);
     if reasons.is_empty() {
-        return Ok(());
+        return Ok(Ran::Green);
     }
     Err(explain(&run, &reasons))
 }
 
-/// What the scenario proves, for the report.
-fn keep(host: &Host, scenario: &Scenario, green: bool) {
+/// What the scenario proves, or why it cannot, for the report.
+fn keep(host: &Host, scenario: &Scenario, green: bool, not_applicable: Option<&str>) {
     let owned = |(oracle, rules): &(Oracle, &[&str])| {
         (
             *oracle,
@@ -73,10 +83,11 @@ fn keep(host: &Host, scenario: &Scenario, green: bool) {
         line: 0,
         arch: Some(host.qemu.arch.to_string()),
         green,
+        not_applicable: not_applicable.map(str::to_owned),
         personalities: Vec::new(),
         proves: scenario.proves.iter().map(owned).collect(),
     };
-    if !record.proves.is_empty() {
+    if !record.proves.is_empty() || not_applicable.is_some() {
         record.keep();
     }
 }

@@ -10,6 +10,7 @@ use crate::support::suite::{Tally, trial};
 use crate::support::verdict::{End, Reason, Run, Wanted, explain, judge};
 use libtest_mimic::Trial;
 use xtask::Arch;
+use xtask::abilities::Need;
 use xtask::bench::guest::Measure;
 
 /// The trials of this file.
@@ -22,6 +23,8 @@ pub fn trials(archs: &[Arch], tally: &Tally) -> Vec<Trial> {
         }
         let name = format!("vms::{arch}::tampered_output");
         trials.push(trial(name, *arch, tally, tampered_output));
+        let name = format!("vms::{arch}::abilities");
+        trials.push(trial(name, *arch, tally, abilities));
     }
     trials
 }
@@ -155,7 +158,7 @@ fn named(checks: &[crate::support::records::Check], name: &str) -> bool {
 
 impl Case {
     fn run(&self, host: &Host) -> Result<(), String> {
-        let own = self.scenario.append();
+        let own = self.scenario.append(&host.abilities);
         let limit = watchdog()? / if self.hangs { 6 } else { 1 };
         let run = boot(host, &self.scenario, self.append.unwrap_or(&own), limit);
         let reasons = judge(&run, Wanted::Scenario(&[]), &self.expect);
@@ -167,12 +170,37 @@ impl Case {
     }
 }
 
+/// QEMU 9.0 has all that a scenario needs: where one is not applicable to it, the question was wrong, or the answer.
+fn abilities(host: &Host) -> Result<(), String> {
+    let Host {
+        qemu, abilities, ..
+    } = host;
+    let lacks = |scenario: &Scenario| Some((scenario.name, abilities.lacks(scenario.needs)?));
+    let not_applicable: Vec<_> = scenarios::all().filter_map(lacks).collect();
+    let new = |major, minor| (qemu.version.major, qemu.version.minor) >= (major, minor);
+    if new(9, 0) && !not_applicable.is_empty() {
+        return Err(format!("{}: {not_applicable:?}", qemu.version));
+    }
+    if new(10, 0) && !abilities.tells_leaves {
+        return Err(format!("{}: endpoints leave untraced", qemu.version));
+    }
+    let nonsense = Need {
+        device: "virtio-iommu-pci",
+        property: "no-such-property",
+    };
+    if abilities.has(nonsense) {
+        return Err("it has whatever is asked for".into());
+    }
+    Ok(())
+}
+
 /// A real run is green; without any one request on either side, or with any number changed, it is red.
 fn tampered_output(host: &Host) -> Result<(), String> {
     let scenario = scenarios::all().find(|scenario| scenario.name == "basic");
     let scenario = scenario.ok_or("no scenario is called basic")?;
-    let expect = (scenario.expect)(host.qemu.arch);
-    let run = boot(host, scenario, &scenario.append(), watchdog()?);
+    let expect = scenario.expected(host.qemu.arch, &host.abilities);
+    let append = scenario.append(&host.abilities);
+    let run = boot(host, scenario, &append, watchdog()?);
     let verdict = |run: &Run| judge(run, scenario.wanted(), &expect);
     let reasons = verdict(&run);
     if !reasons.is_empty() {

@@ -28,6 +28,7 @@ pub fn audit(trace: &Trace, guest: &[(usize, Request)], expect: &Expect) -> Vec<
         locks_bypass: expect.locks_bypass,
         pass_through: expect.pass_through,
         together: expect.together,
+        tells_leaves: expect.tells_leaves,
         config: trace.config(),
         device: trace.iommu(),
         ..Auditor::default()
@@ -114,6 +115,13 @@ struct Auditor<'a> {
     pass_through: bool,
     /// Endpoints that cannot be told apart.
     together: &'a [u32],
+    /// Whether the trace tells that an endpoint leaves a domain.
+    tells_leaves: bool,
+    /// Where the last fault was, until its access is refused.
+    refused: Option<u64>,
+    /// What was mapped and attached when the device was reset for the last time, if that took it away, and no request
+    /// came behind it.
+    taken: Option<Book>,
     complete: usize,
     failed: usize,
     /// The start before this one failed.
@@ -174,9 +182,14 @@ impl Auditor<'_> {
 
     fn request(&mut self, line: usize, event: Event, found: &[Event]) -> Result<(), Stop> {
         if event == Event::Cleared {
+            let before = self.book.clone();
             let expected = self.book.clear();
-            return effects(line, expected, found);
+            if !expected.is_empty() {
+                self.taken = Some(before);
+            }
+            return self.effects(line, expected, found);
         }
+        self.taken = None;
         let next = self.next(None)?;
         let device = Some((line, event));
         let Some(guest) = next.filter(|(_, request)| same(request.body, event)) else {
@@ -202,7 +215,7 @@ impl Auditor<'_> {
             status: expected,
             effects: consequences,
         } = outcome;
-        effects(line, consequences, found)?;
+        self.effects(line, consequences, found)?;
         if guest.1.status != expected {
             return Err(Box::new(Finding::Status { guest, expected }));
         }
@@ -283,7 +296,25 @@ impl Auditor<'_> {
             | Event::EndpointMade(_)
             | Event::EndpointGone(_)
             | Event::DomainMade(_)
-            | Event::DomainGone(_) => return effects(line, Vec::new(), &[event]),
+            | Event::DomainGone(_) => return self.effects(line, Vec::new(), &[event]),
+            Event::Fault {
+                reason,
+                endpoint,
+                address,
+                ..
+            } => {
+                self.refused = Some(address);
+                let expected = self.book.reason(endpoint);
+                if reason != expected {
+                    self.findings.push(Finding::Reason { line, expected });
+                }
+            }
+            Event::Rejected { address } => {
+                let fault = self.refused.take();
+                if fault != Some(address) {
+                    self.findings.push(Finding::NoFault { line });
+                }
+            }
             _ => {}
         }
         Ok(())
@@ -353,6 +384,27 @@ impl Auditor<'_> {
             .any(|(of, _, region)| *of == endpoint && region.overlaps(range))
     }
 
+    /// Consequences have no order of their own.
+    fn effects(&self, line: usize, mut expected: Vec<Event>, found: &[Event]) -> Result<(), Stop> {
+        if !self.tells_leaves {
+            expected.retain(|event| !matches!(event, Event::Left { .. }));
+        }
+        let sorted = |events: &[Event]| {
+            let mut names: Vec<String> = events.iter().map(|event| format!("{event:?}")).collect();
+            names.sort();
+            names
+        };
+        if sorted(&expected) == sorted(found) {
+            return Ok(());
+        }
+        let found = found.to_vec();
+        Err(Box::new(Finding::Effects {
+            line,
+            expected,
+            found,
+        }))
+    }
+
     fn forbid_if(&mut self, broken: bool, line: usize, rule: Rule) {
         if broken {
             self.findings.push(Finding::Forbidden { line, rule });
@@ -384,9 +436,11 @@ impl Auditor<'_> {
     }
 
     fn leftovers(&self, expect: &Expect, findings: &mut Vec<Finding>) {
-        let mapped = self.book.mappings();
+        // That a reset takes everything away is no merit of the driver.
+        let book = self.taken.as_ref().unwrap_or(&self.book);
+        let mapped = book.mappings();
         findings.extend(mapped.map(|(domain, range)| Finding::StillMapped(domain, range)));
-        let attached: Vec<u32> = self.book.attached().map(|(endpoint, _)| endpoint).collect();
+        let attached: Vec<u32> = book.attached().map(|(endpoint, _)| endpoint).collect();
         if attached != expect.attached {
             findings.push(Finding::StillAttached(attached));
         }
@@ -446,22 +500,4 @@ pub fn same(body: Body, event: Event) -> bool {
 
 fn disagreement(guest: Option<(usize, Request)>, device: Option<(usize, Event)>) -> Stop {
     Box::new(Finding::Disagreement { guest, device })
-}
-
-/// Consequences have no order of their own.
-fn effects(line: usize, expected: Vec<Event>, found: &[Event]) -> Result<(), Stop> {
-    let sorted = |events: &[Event]| {
-        let mut names: Vec<String> = events.iter().map(|event| format!("{event:?}")).collect();
-        names.sort();
-        names
-    };
-    if sorted(&expected) == sorted(found) {
-        return Ok(());
-    }
-    let found = found.to_vec();
-    Err(Box::new(Finding::Effects {
-        line,
-        expected,
-        found,
-    }))
 }

@@ -82,7 +82,7 @@ impl Book {
         Outcome { status, effects }
     }
 
-    /// DETACH. Since QEMU 9.1 the device forgets the endpoint with it; `found` tells.
+    /// DETACH. Some versions of the device forget the endpoint with it; `found` tells.
     pub fn detach(&mut self, domain: u32, endpoint: u32, found: &[Event]) -> Outcome {
         let mut effects = Vec::new();
         match self.endpoints.get(&endpoint) {
@@ -151,7 +151,7 @@ impl Book {
         Outcome { status, effects }
     }
 
-    /// The device dropped everything: with the machine, and up to QEMU 9.2 with its own reset.
+    /// The device dropped everything: with the machine, and in some versions with its own reset.
     pub fn clear(&mut self) -> Vec<Event> {
         let mut effects = Vec::new();
         let endpoints: Vec<u32> = self.endpoints.keys().copied().collect();
@@ -163,6 +163,16 @@ impl Book {
         effects.extend(bare);
         *self = Self::default();
         effects
+    }
+
+    /// Why an access of an endpoint is refused: the device has no record of it, or one without a domain, or there is no
+    /// mapping in its domain.
+    pub fn reason(&self, endpoint: u32) -> u32 {
+        match self.endpoints.get(&endpoint) {
+            None => 0,
+            Some(None) => 1,
+            Some(Some(_)) => 2,
+        }
     }
 
     /// Who is attached, and to what.

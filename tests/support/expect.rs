@@ -14,7 +14,8 @@ pub enum Kind {
 /// A fault that must be in the trace at least once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WantedFault {
-    /// Reason: 0 UNKNOWN, 1 DOMAIN, 2 MAPPING.
+    /// Reason: 0 UNKNOWN, 2 MAPPING. UNKNOWN stands for DOMAIN, too: which of them it must be depends on whether the
+    /// device has a record of the endpoint.
     pub reason: u32,
     /// Flags: READ 1, WRITE 2, ADDRESS 0x100.
     pub flags: u32,
@@ -44,7 +45,7 @@ pub struct Expect {
     pub maps: usize,
     /// Endpoints that are attached at some time, exactly these.
     pub endpoints: &'static [u32],
-    /// Endpoints still attached when the VM ends.
+    /// Endpoints still attached when the driver has sent its last request.
     pub attached: &'static [u32],
     /// Faults that must be seen; no others may be.
     pub faults: &'static [WantedFault],
@@ -71,6 +72,8 @@ pub struct Expect {
     pub together: &'static [u32],
     /// How many mappings no device uses, at the most. All others are, by addresses that the IOMMU translates.
     pub unused: Option<usize>,
+    /// Whether the trace has a line of its own for an endpoint that leaves a domain.
+    pub tells_leaves: bool,
     /// Whether the device refuses a request, other than a purge of a domain that does not exist.
     pub refusals: bool,
 }
@@ -96,6 +99,7 @@ impl Expect {
         pass_through: false,
         together: &[],
         unused: None,
+        tells_leaves: true,
         refusals: false,
     };
 

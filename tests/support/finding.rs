@@ -69,6 +69,18 @@ pub enum Finding {
     Maps(usize),
     /// A fault that must be there is not, or not often enough: reason, flags, how many there are.
     MissingFault(u32, u32, usize),
+    /// A fault for another reason than the device's account of the endpoint has.
+    Reason {
+        /// Line of the trace.
+        line: usize,
+        /// What is right: 0 UNKNOWN, 1 DOMAIN, 2 MAPPING.
+        expected: u32,
+    },
+    /// An access of a device was refused, and the line before is not the fault for it.
+    NoFault {
+        /// Line of the trace.
+        line: usize,
+    },
     /// A fault in a scenario without faults, or of an endpoint that it does not have.
     UnexpectedFault {
         /// Line of the trace.
@@ -194,6 +206,10 @@ impl fmt::Display for Finding {
                 f,
                 "{count} faults of reason {reason} with flags {flags:#x}: too few"
             ),
+            Self::Reason { line, expected } => {
+                write!(f, "trace line {line}: the reason must be {expected}")
+            }
+            Self::NoFault { line } => write!(f, "trace line {line}: refused without a fault"),
             Self::UnexpectedFault { line } => write!(f, "trace line {line}: unexpected fault"),
             Self::NoBatch(kind, count) => {
                 write!(f, "no kick made the device do {count} requests {kind:?}")

@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use std::{env, fs};
+use xtask::abilities::Abilities;
 use xtask::kernel::{self, KernelError};
 use xtask::monitor::Monitor;
 use xtask::qemu::{Qemu, QemuError, machine_arguments};
@@ -35,6 +36,8 @@ const TRACE: u64 = 16 << 20;
 pub struct Host {
     /// The emulator.
     pub qemu: Qemu,
+    /// What it can do.
+    pub abilities: Abilities,
     /// The kernel.
     pub kernel: PathBuf,
 }
@@ -68,11 +71,17 @@ fn prepare(arch: Arch) -> Result<Host, Unready> {
         // QEMU_DIR asked for this one.
         _ => Unready::Failed(error.to_string()),
     })?;
+    let abilities = Abilities::ask(&qemu)
+        .map_err(|error| Unready::Failed(format!("{}: {error}", qemu.path.display())))?;
     let kernel = kernel::build(arch).map_err(|error| match error {
         KernelError::NoToolchain(_) | KernelError::NoLinker => missing(error.to_string()),
         _ => Unready::Failed(format!("the kernel does not build: {error}")),
     })?;
-    Ok(Host { qemu, kernel })
+    Ok(Host {
+        qemu,
+        abilities,
+        kernel,
+    })
 }
 
 /// A missing thing is a failure where somebody counts on the tests.

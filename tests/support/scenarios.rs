@@ -11,6 +11,7 @@ use super::expect::{Expect, Kind, Region, WantedFault};
 use super::peer::Frames;
 use super::request::Range;
 use super::verdict::Wanted;
+use xtask::abilities::{Abilities, Need};
 use xtask::conformance::Oracle;
 use xtask::{Arch, demo};
 
@@ -42,6 +43,8 @@ pub struct Scenario {
     pub guest: Option<&'static str>,
     /// Where it runs.
     pub archs: &'static [Arch],
+    /// What QEMU's devices must have for it: without, it is not applicable.
+    pub needs: &'static [Need],
     /// What is booted.
     pub boot: Boot,
     /// Arguments of QEMU that add devices, in the order of their slots.
@@ -67,14 +70,32 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// The boot arguments.
-    pub fn append(&self) -> String {
+    /// The boot arguments, for a QEMU that can do this much.
+    pub fn append(&self, abilities: &Abilities) -> String {
         match self.boot {
             Boot::Scenario => {
                 let hold = if self.holds.is_empty() { "" } else { " hold" };
-                format!("scenario={}{hold}", self.guest.unwrap_or(self.name))
+                let bits = match abilities.has(AW_BITS) {
+                    true => "",
+                    // No machine limits the addresses of its IOMMU.
+                    false => " input-bits=64",
+                };
+                format!("scenario={}{hold}{bits}", self.guest.unwrap_or(self.name))
             }
             Boot::Demo => "run=demo".into(),
+        }
+    }
+
+    /// What the trace of a QEMU must show that can do this much.
+    pub fn expected(&self, arch: Arch, abilities: &Abilities) -> Expect {
+        let expect = (self.expect)(arch);
+        Expect {
+            input_end: match abilities.has(AW_BITS) {
+                true => expect.input_end,
+                false => expect.input_end.map(|_| u64::MAX),
+            },
+            tells_leaves: abilities.tells_leaves,
+            ..expect
         }
     }
 
@@ -97,6 +118,7 @@ const BASE: Scenario = Scenario {
     name: "",
     guest: None,
     archs: &Arch::ALL,
+    needs: &[],
     boot: Boot::Scenario,
     devices: &["-device", IOMMU, "-device", EDU],
     machine: |_| &[],
@@ -111,6 +133,16 @@ const BASE: Scenario = Scenario {
 };
 
 const IOMMU: &str = "virtio-iommu-pci";
+/// The IOMMU can be told how many bits of address it has; machines tell it.
+const AW_BITS: Need = Need {
+    device: IOMMU,
+    property: "aw-bits",
+};
+/// The IOMMU can be told how large its granule is.
+const GRANULE: Need = Need {
+    device: IOMMU,
+    property: "granule",
+};
 /// Puts 28 bits of address on the bus.
 const EDU: &str = "edu";
 /// Reaches all memory by physical address, where it is allowed to.

@@ -11,6 +11,21 @@ use xtask::Arch;
 /// VMs at once, if nobody says more: each takes a CPU and 128 MiB.
 const MOST: usize = 4;
 
+/// What became of one that could be booted, unless it is red.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ran {
+    /// It is green.
+    Green,
+    /// This QEMU cannot do what it is about: why.
+    NotApplicable(String),
+}
+
+impl From<()> for Ran {
+    fn from((): ()) -> Self {
+        Self::Green
+    }
+}
+
 /// What became of the trials that boot VMs.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
@@ -22,6 +37,8 @@ struct Counts {
     green: usize,
     red: usize,
     /// By reason.
+    not_applicable: BTreeMap<String, usize>,
+    /// By reason.
     skipped: BTreeMap<String, usize>,
 }
 
@@ -30,49 +47,66 @@ impl Tally {
         // A trial that panicked has counted nothing by half.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Counts one that could be booted.
+    pub fn count(&self, result: &Result<Ran, String>) {
+        let mut counts = self.counts();
+        match result {
+            Ok(Ran::Green) => counts.green += 1,
+            Ok(Ran::NotApplicable(why)) => {
+                *counts.not_applicable.entry(why.clone()).or_default() += 1;
+            }
+            Err(_) => counts.red += 1,
+        }
+    }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = self.counts();
         let ran = counts.green + counts.red;
-        let skipped: usize = counts.skipped.values().sum();
         let (green, red) = (counts.green, counts.red);
-        write!(f, "{ran} ran: {green} green, {red} red; {skipped} skipped")?;
-        let reasons = counts.skipped.iter();
-        reasons
-            .enumerate()
-            .try_for_each(|(index, (reason, count))| {
-                let mark = if index == 0 { ": " } else { "; " };
-                write!(f, "{mark}{count} because {reason}")
-            })
+        write!(f, "{ran} ran: {green} green, {red} red")?;
+        if !counts.not_applicable.is_empty() {
+            list(f, "not applicable", &counts.not_applicable)?;
+        }
+        list(f, "skipped", &counts.skipped)
     }
 }
 
+/// How many there are, and for which reasons.
+fn list(f: &mut fmt::Formatter<'_>, what: &str, reasons: &BTreeMap<String, usize>) -> fmt::Result {
+    let all: usize = reasons.values().sum();
+    write!(f, "; {all} {what}")?;
+    let mut reasons = reasons.iter().enumerate();
+    reasons.try_for_each(|(index, (reason, count))| {
+        let mark = if index == 0 { ": " } else { "; " };
+        write!(f, "{mark}{count} because {reason}")
+    })
+}
+
 /// A trial that needs QEMU and the kernel: ignored with a reason where one of them is missing.
-pub fn trial(
+pub fn trial<R: Into<Ran>>(
     name: String,
     arch: Arch,
     tally: &Tally,
-    run: impl FnOnce(&Host) -> Result<(), String> + Send + 'static,
+    run: impl FnOnce(&Host) -> Result<R, String> + Send + 'static,
 ) -> Trial {
     let tally = tally.clone();
     Trial::ignorable_test(name, move || {
         let result = match host(arch) {
-            Ok(host) => run(host),
+            Ok(host) => run(host).map(R::into),
             Err(Unready::Failed(why)) => Err(why.clone()),
             Err(Unready::Missing(why)) => {
                 *tally.counts().skipped.entry(why.clone()).or_default() += 1;
                 return Ok(Completion::ignored_with(why));
             }
         };
-        let mut counts = tally.counts();
-        match &result {
-            Ok(()) => counts.green += 1,
-            Err(_) => counts.red += 1,
-        }
-        result?;
-        Ok(Completion::Completed)
+        tally.count(&result);
+        Ok(match result? {
+            Ran::Green => Completion::Completed,
+            Ran::NotApplicable(why) => Completion::ignored_with(format!("not applicable: {why}")),
+        })
     })
 }
 

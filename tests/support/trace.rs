@@ -1,6 +1,6 @@
 //! QEMU's own trace of the virtio-iommu: what really reached the device, whatever the guest says.
 //!
-//! Line formats of QEMU 9.0 to 10.0, log backend. Ids are printed with `%d`, so the upper half is negative.
+//! Line formats of QEMU 7.2 to 10.0, log backend. Ids are printed with `%d`, so the upper half is negative.
 
 use super::request::{Mapping, Range, u32_of, u64_of};
 
@@ -85,13 +85,18 @@ pub enum Event {
         /// Address of the access.
         address: u64,
     },
+    /// An access of a device was refused: with `-d guest_errors`, some versions of QEMU have a line for that, too.
+    Rejected {
+        /// Address of the access.
+        address: u64,
+    },
     /// The configuration was read.
     Config(Config),
     /// `bypass` was written.
     SetBypass(u32),
     /// The driver wrote the device status.
     Status(u32),
-    /// The tables of domains and endpoints were cleared: with the machine, and up to QEMU 9.2 with the device.
+    /// The tables of domains and endpoints were cleared: with the machine, and in some versions with the device.
     Cleared,
     /// A queue of some virtio device was notified.
     Notify {
@@ -284,6 +289,17 @@ fn event(line: &str) -> Option<Option<Event>> {
                 reason: u32_of(reason)?,
                 flags: u32_of(flags)?,
                 endpoint: u32_of(endpoint)?,
+                address: u64_of(address)?,
+            }
+        }
+        "Invalid" => {
+            let rest = rest
+                .strip_prefix("read at addr ")
+                .or_else(|| rest.strip_prefix("write at addr "))?;
+            let [address, size] = scan(rest, ["", ", size "])?;
+            // Any other reason, and any region that has a name, is one of the guest.
+            u64_of(size.strip_suffix(", region '(null)', reason: rejected")?)?;
+            Event::Rejected {
                 address: u64_of(address)?,
             }
         }

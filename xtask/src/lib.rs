@@ -9,6 +9,7 @@
 //! | [`kernel`] | builds and lints `boot/` |
 //! | [`qemu`] | finds QEMU, writes its command line |
 //! | [`monitor`] | asks a running QEMU about its devices |
+//! | [`abilities`] | what a QEMU can do, whatever its version |
 //! | [`vm`] | runs one VM under a watchdog, captures what it says |
 //! | [`demo`] | the machine and the verdict of `cargo xtask run` |
 //! | [`mod@bench`] | benchmarks on the host and in the guest, their data and their page |
@@ -17,6 +18,7 @@
 //! | [`conformance`] | the rules of the specification, who proves them, the pages |
 //! | [`command`], [`progress`] | other programs, run with a bounded log and a progress line |
 
+pub mod abilities;
 pub mod arch;
 pub mod bench;
 pub mod broken;

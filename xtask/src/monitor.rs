@@ -142,6 +142,16 @@ struct Index {
     idx: u16,
 }
 
+#[derive(Deserialize)]
+struct Property {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct TraceEvent {
+    state: String,
+}
+
 /// `NAME: what it means`.
 fn names(list: Vec<String>) -> impl Iterator<Item = String> {
     let name = |text: String| text.split(':').next().unwrap_or_default().to_owned();
@@ -210,6 +220,42 @@ impl Monitor {
             }
         }
         Err(MonitorError::Missing("no answer behind many events"))
+    }
+
+    /// The names of a device's properties.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError`]; there is no such device, or it has none.
+    pub fn properties(&mut self, device: &str) -> Result<Vec<String>, MonitorError> {
+        let kind = json!({ "typename": device });
+        let found: Vec<Property> = self.ask("device-list-properties", kind)?;
+        if found.is_empty() {
+            return Err(MonitorError::Missing("a device without a property"));
+        }
+        Ok(found.into_iter().map(|property| property.name).collect())
+    }
+
+    /// Whether there is a trace event of this name, switched on or not.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError`].
+    pub fn traces(&mut self, event: &str) -> Result<bool, MonitorError> {
+        // A pattern finds nothing where a name would be an error.
+        let pattern = json!({ "name": format!("{event}*") });
+        let found: Vec<TraceEvent> = self.ask("trace-event-get-state", pattern)?;
+        Ok(found.iter().any(|event| event.state != "unavailable"))
+    }
+
+    /// Ends QEMU.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError`].
+    pub fn quit(&mut self) -> Result<(), MonitorError> {
+        let _: Value = self.ask("quit", json!({}))?;
+        Ok(())
     }
 
     /// Looks at the virtio-iommu of the machine.

@@ -12,12 +12,28 @@ use crate::command;
 /// The environment variable that picks the QEMU of another folder.
 pub const DIR_VARIABLE: &str = "QEMU_DIR";
 
-/// The oldest QEMU whose riscv64 `virt` board describes the IOMMU in its device tree.
-pub const OLDEST: Version = Version {
+/// The oldest QEMU that can do all that a test needs, on every architecture: what set-up installs.
+pub const WHOLE: Version = Version {
     major: 9,
     minor: 0,
     micro: 0,
 };
+
+/// The oldest QEMU that is supported on an architecture. Tests of what it cannot do are not
+/// applicable there, and say so.
+#[must_use]
+pub const fn oldest(arch: Arch) -> Version {
+    match arch {
+        // The first whose `virt` board describes the IOMMU in its device tree.
+        Arch::Riscv64 => WHOLE,
+        // That of Debian 12.
+        Arch::Aarch64 | Arch::X86_64 => Version {
+            major: 7,
+            minor: 2,
+            micro: 0,
+        },
+    }
+}
 
 /// How long `--version` may take; a program that takes longer is not QEMU.
 const VERSION_LIMIT: Duration = Duration::from_secs(20);
@@ -74,12 +90,14 @@ pub enum QemuError {
     #[error("{} does not exist or cannot be executed (QEMU_DIR)", .0.display())]
     NotInDir(PathBuf),
     /// The program is too old.
-    #[error("{} is QEMU {found}, and {OLDEST} or newer is needed", .path.display())]
+    #[error("{} is QEMU {found}, and {needed} or newer is needed", .path.display())]
     TooOld {
         /// The program.
         path: PathBuf,
         /// Its version.
         found: Version,
+        /// The oldest that is supported.
+        needed: Version,
     },
     /// The program does not answer as QEMU does.
     #[error("{} did not tell its version: {answer}", .path.display())]
@@ -111,7 +129,7 @@ impl Qemu {
     ///
     /// # Errors
     ///
-    /// It is not there, is not QEMU, or is older than [`OLDEST`] and was not asked for by
+    /// It is not there, is not QEMU, or is older than [`oldest`] and was not asked for by
     /// `QEMU_DIR`.
     pub fn find(arch: Arch) -> Result<Self, QemuError> {
         match std::env::var_os(DIR_VARIABLE) {
@@ -120,10 +138,12 @@ impl Qemu {
                 let name = arch.qemu_binary();
                 let path = command::find_in_path(name).ok_or(QemuError::NotInPath(name))?;
                 let version = ask_version(&path)?;
-                if version < OLDEST {
+                let needed = oldest(arch);
+                if version < needed {
                     return Err(QemuError::TooOld {
                         path,
                         found: version,
+                        needed,
                     });
                 }
                 Ok(Self {
@@ -147,9 +167,10 @@ impl Qemu {
             return Err(QemuError::NotInDir(path));
         }
         let version = ask_version(&path)?;
-        let warning = (version < OLDEST).then(|| {
+        let needed = oldest(arch);
+        let warning = (version < needed).then(|| {
             format!(
-                "QEMU {version} of QEMU_DIR is older than {OLDEST}: not supported, tried anyway"
+                "QEMU {version} of QEMU_DIR is older than {needed}: not supported, tried anyway"
             )
         });
         Ok(Self {
@@ -297,8 +318,12 @@ mod tests {
     #[test]
     fn versions_are_ordered_by_number() {
         let parse = |text: &str| Version::parse(&format!("QEMU emulator version {text}")).unwrap();
-        assert!(parse("8.2.10") < OLDEST);
-        assert!(parse("9.0.0") >= OLDEST);
+        assert!(parse("8.2.10") < oldest(Arch::Riscv64));
+        assert!(parse("9.0.0") >= oldest(Arch::Riscv64));
+        for arch in [Arch::Aarch64, Arch::X86_64] {
+            assert!(parse("7.1.50") < oldest(arch));
+            assert!(parse("7.2.22") >= oldest(arch));
+        }
         assert!(parse("10.0.2") > parse("9.2.50"));
     }
 

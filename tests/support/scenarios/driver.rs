@@ -152,6 +152,7 @@ pub const ROWS: &[Scenario] = &[
     },
     Scenario {
         name: "aw-bits-39",
+        needs: &[AW_BITS],
         devices: &[
             "-device",
             "virtio-iommu-pci,aw-bits=39",
@@ -169,6 +170,7 @@ pub const ROWS: &[Scenario] = &[
     },
     Scenario {
         name: "granule-64k",
+        needs: &[GRANULE],
         devices: &["-device", "virtio-iommu-pci,granule=64k", "-device", EDU],
         expect: |arch| Expect {
             maps: 4,

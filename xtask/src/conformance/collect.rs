@@ -92,7 +92,16 @@ pub fn data(
             results: BTreeMap::new(),
         })
         .collect();
-    for record in &together(records) {
+    let (not_run, ran): (Vec<Record>, Vec<Record>) = together(records)
+        .into_iter()
+        .partition(|record| record.not_applicable.is_some());
+    let mut not_applicable: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    for record in not_run {
+        let place = record.arch.unwrap_or_else(|| HOST.to_owned());
+        let of = not_applicable.entry(place).or_default();
+        of.insert(record.place, record.not_applicable.unwrap_or_default());
+    }
+    for record in &ran {
         let place = record.arch.as_deref().unwrap_or(HOST);
         let name = match &record.arch {
             Some(_) => record.place.as_str(),
@@ -115,6 +124,7 @@ pub fn data(
     Data {
         date,
         qemu,
+        not_applicable,
         rules: entries,
     }
 }
@@ -143,6 +153,7 @@ fn add(entry: &mut Row, place: &str, name: &str, oracle: Oracle, record: &Record
 mod tests {
     use super::*;
     use crate::conformance::data::{Tally, Verdict};
+    use crate::conformance::{html, markdown};
 
     fn record(line: u32, green: bool, personalities: &[&str]) -> Record {
         Record {
@@ -150,6 +161,7 @@ mod tests {
             line,
             arch: None,
             green,
+            not_applicable: None,
             personalities: personalities.iter().map(|p| (*p).to_owned()).collect(),
             proves: vec![(Oracle::Ret, vec!["DN-MAP-3".into()])],
         }
@@ -191,7 +203,30 @@ mod tests {
         assert_eq!(data.places(), [HOST, "riscv64"]);
         assert_eq!(silent(&functions, &kept[3..]), ["a::first"]);
         assert!(silent(&functions, &kept).is_empty());
+        assert!(data.not_applicable.is_empty());
         // What is written is read again.
+        let text = data.to_json().unwrap();
+        assert_eq!(serde_json::from_str::<Data>(&text).unwrap(), data);
+    }
+
+    #[test]
+    fn what_is_not_applicable_is_neither_green_nor_red() {
+        let kept = [Record {
+            place: "granule-64k".into(),
+            arch: Some("aarch64".into()),
+            not_applicable: Some("no such property".into()),
+            proves: vec![(Oracle::Trace, vec!["DN-OPS-4".into()])],
+            ..record(0, false, &[])
+        }];
+        let data = data(&[], &kept, "2026-01-01".into(), BTreeMap::new());
+        assert_eq!(
+            data.not_applicable["aarch64"]["granule-64k"],
+            "no such property"
+        );
+        assert_eq!(data.places(), [""; 0]);
+        let line = "- Not applicable on aarch64: `granule-64k`, because no such property\n";
+        assert!(markdown::page(&data).contains(line));
+        assert!(html::page(&data).contains("granule-64k, because no such property"));
         let text = data.to_json().unwrap();
         assert_eq!(serde_json::from_str::<Data>(&text).unwrap(), data);
     }

@@ -70,6 +70,9 @@ pub struct Data {
     pub date: String,
     /// The version of QEMU by architecture.
     pub qemu: BTreeMap<String, String>,
+    /// The scenarios that could not be run on these QEMU, by architecture and name, with the reasons.
+    #[serde(default)]
+    pub not_applicable: BTreeMap<String, BTreeMap<String, String>>,
     /// The rules, in the order of the table.
     pub rules: Vec<Entry>,
 }
@@ -142,6 +145,10 @@ impl Data {
         let mut text = String::from("{\n");
         let _ = writeln!(text, "\"date\": {},", serde_json::to_string(&self.date)?);
         let _ = writeln!(text, "\"qemu\": {},", serde_json::to_string(&self.qemu)?);
+        if !self.not_applicable.is_empty() {
+            let all = serde_json::to_string(&self.not_applicable)?;
+            let _ = writeln!(text, "\"not_applicable\": {all},");
+        }
         text.push_str("\"rules\": [\n");
         for (index, rule) in self.rules.iter().enumerate() {
             let end = if index + 1 < self.rules.len() {
@@ -153,6 +160,14 @@ impl Data {
         }
         text.push_str("]\n}\n");
         Ok(text)
+    }
+
+    /// The scenarios that could not be run: architecture, name, and why.
+    pub fn without(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.not_applicable.iter().flat_map(|(arch, scenarios)| {
+            let all = scenarios.iter();
+            all.map(move |(name, why)| (arch.as_str(), name.as_str(), why.as_str()))
+        })
     }
 
     /// The places with results, the host first, architectures in their order.

@@ -121,6 +121,15 @@ fn head(text: &mut String, data: &Data) {
         escaped(&data.date),
         versions.join(", "),
     );
+    for (arch, scenario, why) in data.without() {
+        let _ = writeln!(
+            text,
+            "<p class=\"quiet\">Not applicable on {}: {}, because {}.</p>",
+            escaped(arch),
+            escaped(scenario),
+            escaped(why)
+        );
+    }
 }
 
 fn filters(text: &mut String) {

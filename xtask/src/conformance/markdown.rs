@@ -35,6 +35,15 @@ pub fn page(data: &Data) -> String {
         .map(|(arch, version)| format!("{arch}: QEMU {version}"))
         .collect();
     let _ = writeln!(text, "\nRun of {}. {}.\n", data.date, qemu.join(", "));
+    for (arch, scenario, why) in data.without() {
+        let _ = writeln!(
+            text,
+            "- Not applicable on {arch}: `{scenario}`, because {why}"
+        );
+    }
+    if !data.not_applicable.is_empty() {
+        text.push('\n');
+    }
     let _ = writeln!(text, "| state | green | red | nothing to decide |");
     let _ = writeln!(text, "|---|---|---|---|");
     for state in ["kept", "delegated", "not applicable", "deviation"] {

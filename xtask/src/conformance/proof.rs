@@ -25,6 +25,9 @@ pub struct Record {
     pub arch: Option<String>,
     /// Whether it is green.
     pub green: bool,
+    /// Why it was not run, if it is about something that this QEMU cannot do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_applicable: Option<String>,
     /// The personalities of the model that it met; the last one is the one that it failed with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub personalities: Vec<String>,
@@ -107,6 +110,7 @@ impl Drop for Proof {
             line: self.place.line(),
             arch: None,
             green: !std::thread::panicking(),
+            not_applicable: None,
             personalities: MET.take().into_iter().map(str::to_owned).collect(),
             proves: self.proves.iter().map(owned).collect(),
         }

@@ -59,7 +59,9 @@ impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (major, minor) = OLDEST_RUSTC;
         match self {
-            Self::Qemu(arch, why) => write!(f, "QEMU {} or newer for {arch}: {why}", qemu::OLDEST),
+            Self::Qemu(arch, why) => {
+                write!(f, "QEMU {} or newer for {arch}: {why}", qemu::oldest(*arch))
+            }
             Self::Firmware(arch) => match arch.firmware() {
                 Some(firmware) => write!(
                     f,

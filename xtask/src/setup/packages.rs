@@ -166,7 +166,7 @@ fn choose_qemu_of(
     packages: &Packages,
     is_assumed: bool,
 ) -> Result<Vec<&'static str>, Vec<Unavailable>> {
-    let oldest = (qemu::OLDEST.major, qemu::OLDEST.minor);
+    let oldest = (qemu::WHOLE.major, qemu::WHOLE.minor);
     let mut names: Vec<&'static str> = Vec::new();
     let mut unavailable = Vec::new();
     for entry in wanted {
