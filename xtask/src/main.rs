@@ -12,7 +12,7 @@ use xtask::bench::io::linux::LinuxGuest;
 use xtask::qemu::Qemu;
 use xtask::setup::linux::Linux;
 use xtask::setup::{self, Options, SetupError};
-use xtask::{bench, broken, ci, conformance, demo, kernel};
+use xtask::{bench, broken, ci, command, conformance, demo, kernel};
 
 /// Sets up, builds, runs, tests and measures virtio-iommu. Every command first makes sure of what it needs.
 #[derive(Parser)]
@@ -32,6 +32,9 @@ enum Task {
         /// Clippy for the kernel, too
         #[arg(long)]
         lint: bool,
+        /// Instead, the oldest QEMU that is supported: downloaded and unpacked into the target folder
+        #[arg(long, conflicts_with_all = ["arch", "lint"])]
+        old_qemu: bool,
         #[command(flatten)]
         consent: Consent,
     },
@@ -175,8 +178,17 @@ fn run(task: Task) -> Result<(), Box<dyn Error>> {
         Task::Setup {
             arch,
             lint,
+            old_qemu,
             consent,
         } => {
+            if old_qemu {
+                let dir = setup::old_qemu::ensure(consent.options(false))?;
+                let dir = command::quoted([dir]);
+                for arch in setup::old_qemu::ARCHS {
+                    println!("QEMU_DIR={dir} cargo xtask test --arch {arch}");
+                }
+                return Ok(());
+            }
             setup::ensure(&Archs::or_selected(arch)?, consent.options(lint))?;
             println!("Everything is there.");
         }

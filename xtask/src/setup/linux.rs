@@ -1,21 +1,18 @@
 //! The Linux that this driver is measured against: Debian's kernel, downloaded and unpacked into the target folder.
 //!
-//! Nothing is installed. Apt does it with lists of its own, so that the packages of another architecture can be had
-//! without adding it to the machine; mirror and key are those of the machine.
+//! Nothing is installed: apt does it with lists of its own, see `own_apt`.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::distribution::Distribution;
 use super::modules::{self, Modules, Order};
+use super::own_apt::{self, OwnApt};
 use super::{ETC_APT, Options, SetupError, consent, sources};
 use crate::arch::Arch;
-use crate::command;
 use crate::toolchain::parse_version;
 
 /// The oldest that will do: Debian built earlier ones without the driver.
@@ -26,15 +23,12 @@ const IOMMU: [&str; 1] = ["virtio_iommu"];
 /// The drivers of the disks.
 const DISKS: [&str; 2] = ["virtio_blk", "nvme"];
 
-/// How long a download, and how long unpacking may take.
-const LIMIT: Duration = Duration::from_secs(900);
-
 /// What is written down of a kernel that is there.
 const NOTE: &str = "kernel.json";
 /// The kernel itself.
 const IMAGE: &str = "vmlinuz";
-/// Where packages are while they are downloaded.
-const INCOMING: &str = "incoming";
+/// Where apt has its files.
+const APT: &str = "apt";
 /// The folder of its modules.
 const MODULES: &str = "modules";
 
@@ -123,34 +117,27 @@ pub fn ensure(arch: Arch, options: Options) -> Result<Linux, SetupError> {
     let (major, minor) = OLDEST;
     eprintln!("Missing:\n  * Linux {major}.{minor} or newer for {arch}, as a package of Debian");
     let distribution = Distribution::of_this_machine();
-    let is_there = |name| command::find_in_path(name).is_some();
-    if !distribution.has_debian_packages() || !is_there("apt-get") || !is_there("dpkg-deb") {
+    if !distribution.has_debian_packages() || !own_apt::is_possible() {
         return Err(SetupError::UnknownDistribution(distribution.name));
     }
     let apt = Apt::new(&dir, name, &distribution)?;
     // They may have been downloaded by hand.
-    if apt.packages()?.is_empty() {
+    if apt.own.packages()?.is_empty() {
         apt.show();
         if options.no_install {
             return Err(SetupError::NotInstalled("--no-install was given"));
         }
         consent(false, options)?;
-        apt.write()?;
         apt.download()?;
     }
-    unpack(&dir, &apt.packages()?)
+    unpack(&dir, &apt.own)
 }
 
 /// Apt, with lists of its own.
 struct Apt {
-    /// Where its lists are, and the packages that it downloads.
-    dir: PathBuf,
+    own: OwnApt,
     /// The package that depends on the newest kernel.
     newest: String,
-    /// Its only source.
-    source: String,
-    /// What is different from the configuration of the machine.
-    configuration: String,
 }
 
 impl Apt {
@@ -163,138 +150,28 @@ impl Apt {
         let suite = suite.unwrap_or_else(|| release.to_owned());
         let known = sources::read(Path::new(ETC_APT));
         let source = sources::suite_file(&known, release, &suite);
-        let dir = dir.join("apt");
+        let source = source.ok_or(SetupError::NoMirror("Linux", suite))?;
+        let advice = "Without this there is no Linux to be compared with";
         Ok(Self {
+            own: OwnApt::new(&dir.join(APT), name, source, advice),
             newest: format!("linux-image-{name}"),
-            source: source.ok_or(SetupError::NoMirror("Linux", suite))?,
-            configuration: configuration(&dir, name),
-            dir,
         })
     }
 
-    fn file(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
-    }
-
-    /// Prints the commands, so that they can be pasted into a shell.
     fn show(&self) {
-        let dir = command::quoted([&self.dir]);
-        println!("To be done:");
-        println!("mkdir -p {dir}/state/lists/partial {dir}/cache/archives/partial && cd {dir}");
-        println!("tee source.sources <<'END'\n{}END", self.source);
-        println!("tee apt.conf <<'END'\n{}END", self.configuration);
-        println!("touch status && apt-get -c apt.conf update");
-        println!(
+        self.own.show(&format!(
             "apt-get -c apt.conf download $(apt-cache -c apt.conf depends {} | sed -n 's/.*Depends: //p')",
             self.newest
-        );
-    }
-
-    fn write(&self) -> io::Result<()> {
-        for folder in ["state/lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(self.file(folder))?;
-        }
-        fs::write(self.file("source.sources"), &self.source)?;
-        fs::write(self.file("apt.conf"), &self.configuration)?;
-        // No package is installed, as far as this apt knows.
-        fs::write(self.file("status"), "")
-    }
-
-    /// The packages that were downloaded.
-    fn packages(&self) -> io::Result<Vec<PathBuf>> {
-        packages_in(&self.dir)
-    }
-
-    fn command(&self, program: &str, words: &[&str]) -> Command {
-        let mut command = Command::new(program);
-        command.env("LC_ALL", "C").current_dir(&self.dir);
-        command.arg("-c").arg(self.file("apt.conf")).args(words);
-        command
-    }
-
-    /// Asks for what is known of a package.
-    fn about(&self, package: &str) -> Result<String, SetupError> {
-        let words = ["show", "--no-all-versions", package];
-        let mut show = self.command("apt-cache", &words);
-        succeed(&mut show, "looking at the package lists")
+        ));
     }
 
     fn download(&self) -> Result<(), SetupError> {
-        let retries = ["-o", "Acquire::Retries=3"];
-        let words = [&retries[..], &["update"]].concat();
-        let answer = succeed(
-            &mut self.command("apt-get", &words),
-            "reading package lists",
-        )?;
-        if answer.contains("Failed to fetch") {
-            return Err(failed(&self.command("apt-get", &words), answer));
-        }
-        let kernel = kernel_of(&self.about(&self.newest)?)?;
-        let parts = parts_of(&self.about(&kernel)?, &kernel);
-        let mut words = [&retries[..], &["download", &kernel]].concat();
-        words.extend(parts.iter().map(String::as_str));
-        let what = format!("downloading {kernel}");
-        eprintln!("{what}");
-        // Elsewhere first: half of them would be taken for all.
-        let incoming = self.file(INCOMING);
-        if incoming.exists() {
-            fs::remove_dir_all(&incoming)?;
-        }
-        fs::create_dir(&incoming)?;
-        let mut download = self.command("apt-get", &words);
-        succeed(download.current_dir(&incoming), &what)?;
-        for file in packages_in(&incoming)? {
-            let name = file.file_name().unwrap_or_default();
-            fs::rename(&file, self.dir.join(name))?;
-        }
-        Ok(())
-    }
-}
-
-fn packages_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let files = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        files => files?,
-    };
-    let mut packages = Vec::new();
-    for file in files {
-        let path = file?.path();
-        if path.extension().is_some_and(|extension| extension == "deb") {
-            packages.push(path);
-        }
-    }
-    Ok(packages)
-}
-
-fn configuration(dir: &Path, name: &str) -> String {
-    let dir = dir.display();
-    // The user that apt would become cannot enter every folder. Signatures are checked as always.
-    format!(
-        "APT::Architecture \"{name}\";\n\
-         APT::Architectures {{ \"{name}\"; }};\n\
-         APT::Sandbox::User \"root\";\n\
-         Acquire::Languages \"none\";\n\
-         Dir::State \"{dir}/state\";\n\
-         Dir::State::status \"{dir}/status\";\n\
-         Dir::Cache \"{dir}/cache\";\n\
-         Dir::Etc::sourcelist \"{dir}/source.sources\";\n\
-         Dir::Etc::sourceparts \"-\";\n"
-    )
-}
-
-fn succeed(command: &mut Command, what: &str) -> Result<String, SetupError> {
-    let finished = command::run(command, what, Some(LIMIT), None)?;
-    if finished.success() {
-        return Ok(finished.tail);
-    }
-    Err(failed(command, finished.explain(15)))
-}
-
-fn failed(command: &Command, output: String) -> SetupError {
-    SetupError::Failed {
-        command: command::command_line(command),
-        output,
-        advice: "Without this there is no Linux to be compared with".into(),
+        self.own.update()?;
+        let kernel = kernel_of(&self.own.about(&self.newest)?)?;
+        let parts = parts_of(&self.own.about(&kernel)?, &kernel);
+        let mut packages = vec![kernel.as_str()];
+        packages.extend(parts.iter().map(String::as_str));
+        self.own.download(&packages)
     }
 }
 
@@ -341,7 +218,7 @@ fn parts_of(answer: &str, kernel: &str) -> Vec<String> {
 }
 
 /// Unpacks what is needed of the packages, and forgets the rest.
-fn unpack(dir: &Path, packages: &[PathBuf]) -> Result<Linux, SetupError> {
+fn unpack(dir: &Path, apt: &OwnApt) -> Result<Linux, SetupError> {
     let root = dir.join("unpacked");
     if root.exists() {
         fs::remove_dir_all(&root)?;
@@ -352,17 +229,9 @@ fn unpack(dir: &Path, packages: &[PathBuf]) -> Result<Linux, SetupError> {
     }
     fs::create_dir_all(&modules_dir)?;
     let mut versions = Vec::new();
-    for package in packages {
-        let mut unpack = Command::new("dpkg-deb");
-        unpack.arg("-x").arg(package).arg(&root);
-        succeed(&mut unpack, &format!("unpacking {}", package.display()))?;
-        let mut version = Command::new("dpkg-deb");
-        version.arg("-f").arg(package).arg("Version");
-        versions.push(
-            succeed(&mut version, "asking for a version")?
-                .trim()
-                .to_owned(),
-        );
+    for package in apt.packages()? {
+        apt.unpack(&package, &root)?;
+        versions.push(apt.version(&package)?);
     }
     let (release, image) = find_image(&root.join("boot"))?;
     let all = ["lib", "usr/lib"]
@@ -384,7 +253,7 @@ fn unpack(dir: &Path, packages: &[PathBuf]) -> Result<Linux, SetupError> {
     let note = serde_json::to_string_pretty(&linux).map_err(io::Error::other)?;
     fs::write(dir.join(NOTE), note)?;
     // Last: without them, all of it would have to be downloaded again.
-    fs::remove_dir_all(dir.join("apt"))?;
+    apt.remove()?;
     Ok(linux)
 }
 

@@ -3,6 +3,8 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`linux`] | a kernel of Linux to be measured against, which is not installed |
+//! | [`old_qemu`] | the oldest QEMU to be tested with, which is not installed |
+//! | `own_apt` | downloads packages for both |
 //! | `modules` | which of its modules are loaded, in which order |
 //! | `missing` | what is not there |
 //! | `distribution` | which distribution this is |
@@ -17,6 +19,8 @@ mod distribution;
 pub mod linux;
 mod missing;
 mod modules;
+pub mod old_qemu;
+mod own_apt;
 mod packages;
 mod sources;
 
