@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use virtio_drivers::{BufferDirection, Hal};
 use virtio_iommu::{Pages, PhysAddr, Platform};
 
+use crate::arch;
 use crate::clock;
 use crate::lock::MaskingLock;
 use crate::memory::direct_map;
@@ -26,9 +27,12 @@ pub struct KernelPlatform;
 
 // SAFETY: `Frames` are zeroed, in a row, aligned (the direct map is aligned to 1 GiB, so virtual
 // addresses are aligned as physical ones), coherent (the emulator has no caches) and handed out
-// once; the direct map is exact and for ever; the clock is the monotonic counter of the CPU.
+// once; the direct map is exact and for ever; the clock is the monotonic counter of the CPU; the
+// barrier is the strongest that the CPU has.
 unsafe impl Platform for KernelPlatform {
     type Lock = MaskingLock;
+
+    const DEVICE_BARRIER: Option<fn()> = Some(arch::device_barrier);
 
     fn alloc_pages(&self, pages: NonZeroUsize, align: usize) -> Option<Pages> {
         let (phys, virt) = Frames::new(pages, align)?.into_raw();

@@ -7,6 +7,7 @@ use thiserror::Error;
 use virtio_drivers::transport::DeviceStatus;
 
 use super::events::EventQueue;
+use super::order::Order;
 use super::requests::RequestQueue;
 use super::state::{Device, Queues, await_reset, reset};
 use super::transport::Link;
@@ -120,14 +121,21 @@ pub(crate) fn start<P: Platform>(
         fail(&mut *link);
         return Err(StartError::ResetUnconfirmed);
     }
-    let (offered, features, geometry) = match negotiate(&mut *link) {
+    let (offered, features, geometry) = match negotiate(&mut *link, P::DEVICE_BARRIER.is_some()) {
         Ok(negotiated) => negotiated,
         Err(error) => {
             fail(&mut *link);
             return Err(error);
         }
     };
-    let queues = match make_queues(&mut *link, platform, queue_size, geometry.probe_size()) {
+    let order = Order::of::<P>(features);
+    let queues = match make_queues(
+        &mut *link,
+        platform,
+        queue_size,
+        order,
+        geometry.probe_size(),
+    ) {
         Ok(queues) => queues,
         Err(error) => {
             fail(&mut *link);
@@ -177,14 +185,17 @@ pub(crate) fn start<P: Platform>(
 }
 
 /// Steps 2 to 6 of §3.1.1, and the configuration.
-fn negotiate(link: &mut dyn Link) -> Result<(u64, Features, Geometry), StartError> {
+fn negotiate(
+    link: &mut dyn Link,
+    has_barrier: bool,
+) -> Result<(u64, Features, Geometry), StartError> {
     let mut status = DeviceStatus::ACKNOWLEDGE;
     link.set_status(status);
     status |= DeviceStatus::DRIVER;
     link.set_status(status);
 
     let offered = link.read_features();
-    let features = Features::accepted_of(offered);
+    let features = Features::accepted_of(offered, has_barrier);
     for required in [Features::VERSION_1, Features::MAP_UNMAP] {
         if !features.contains(required) {
             return Err(StartError::FeatureMissing(required));
@@ -245,13 +256,14 @@ fn make_queues<P: Platform>(
     link: &mut dyn Link,
     platform: &P,
     size: u16,
+    order: Order,
     probe_size: Option<u32>,
 ) -> Result<Queues, StartError> {
     let requests = queue_size(link, REQUEST_QUEUE, size)?;
     let events = queue_size(link, EVENT_QUEUE, size)?;
     let requests =
-        RequestQueue::new(platform, requests, probe_size).ok_or(StartError::OutOfMemory)?;
-    match EventQueue::new(platform, events) {
+        RequestQueue::new(platform, requests, order, probe_size).ok_or(StartError::OutOfMemory)?;
+    match EventQueue::new(platform, events, order) {
         Some(events) => Ok(Queues { requests, events }),
         None => {
             // SAFETY: the device was not told of it.

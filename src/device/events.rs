@@ -1,6 +1,7 @@
 //! The event queue: faults, pulled (§5.13.6.9).
 
 use super::memory::SharedMemory;
+use super::order::Order;
 use super::ring::{DESC_F_WRITE, Descriptor, SplitRing};
 use crate::platform::Platform;
 use crate::wire::{EVENT_SIZE, Fault, parse_event};
@@ -38,8 +39,8 @@ pub(crate) struct EventQueue {
 
 impl EventQueue {
     /// A queue of `size` buffers, all of them posted.
-    pub(crate) fn new<P: Platform>(platform: &P, size: u16) -> Option<Self> {
-        let mut ring = SplitRing::new(platform, size)?;
+    pub(crate) fn new<P: Platform>(platform: &P, size: u16, order: Order) -> Option<Self> {
+        let mut ring = SplitRing::new(platform, size, order)?;
         let Some(buffers) = SharedMemory::new(platform, STRIDE * usize::from(size)) else {
             // SAFETY: the device was not told of the ring.
             unsafe { ring.into_memory().free(platform) };

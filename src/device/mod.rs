@@ -6,6 +6,7 @@ mod endpoints;
 mod events;
 mod faults;
 mod memory;
+mod order;
 mod pipeline;
 mod requests;
 mod ring;

@@ -10,6 +10,7 @@ use core::num::NonZeroU16;
 use thiserror::Error;
 
 use super::memory::SharedMemory;
+use super::order::Order;
 use super::ring::{DESC_F_NEXT, DESC_F_WRITE, Descriptor, SplitRing, Turn};
 use super::slots::{self, POISON, Probe, SLOT_SIZE, Slot, Slots, TAIL_OFFSET};
 use crate::address::PhysAddr;
@@ -166,6 +167,7 @@ impl RequestQueue {
     pub(crate) fn new<P: Platform>(
         platform: &P,
         size: u16,
+        order: Order,
         probe_size: Option<u32>,
     ) -> Option<Self> {
         let count = size / 2;
@@ -175,7 +177,7 @@ impl RequestQueue {
         progress.resize(usize::from(count), Progress::FREE);
         let mut abandoned = Vec::new();
         abandoned.try_reserve_exact(usize::from(count)).ok()?;
-        let ring = SplitRing::new(platform, size);
+        let ring = SplitRing::new(platform, size, order);
         let memory = SharedMemory::new(platform, SLOT_SIZE * usize::from(usable));
         let probe = probe_size.map(|size| Probe::new(platform, size));
         let (ring, memory, probe) = match (ring, memory, probe) {

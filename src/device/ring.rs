@@ -3,9 +3,10 @@
 //! It knows descriptors, the available ring and the used ring, and nothing of what they carry.
 //! EVENT_IDX and INDIRECT_DESC are not negotiated, so notifications follow the flags alone.
 
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::Ordering;
 
 use super::memory::{Area, SharedMemory, View};
+use super::order::Order;
 use crate::address::PhysAddr;
 use crate::platform::Platform;
 
@@ -57,6 +58,7 @@ pub(crate) struct UsedIndexJumped;
 #[derive(Debug)]
 pub(crate) struct SplitRing {
     memory: SharedMemory,
+    order: Order,
     descriptors: View<[u32; 4]>,
     /// The available ring: heads of chains.
     driver: Area<u16>,
@@ -71,7 +73,7 @@ pub(crate) struct SplitRing {
 
 impl SplitRing {
     /// A ring of `size` descriptors, a power of two, at most 32,768.
-    pub(crate) fn new<P: Platform>(platform: &P, size: u16) -> Option<Self> {
+    pub(crate) fn new<P: Platform>(platform: &P, size: u16, order: Order) -> Option<Self> {
         let entries = usize::from(size);
         let used = used_offset(size);
         let memory = SharedMemory::new(platform, used + 6 + USED_ELEMENT_SIZE * entries)?;
@@ -88,6 +90,7 @@ impl SplitRing {
         };
         Some(Self {
             memory,
+            order,
             descriptors,
             driver,
             device,
@@ -109,7 +112,7 @@ impl SplitRing {
     pub(crate) fn allow_interrupts(&self) {
         self.driver.set_flags(0);
         // The flag must be visible before the used ring is looked at once more.
-        fence(Ordering::SeqCst);
+        self.order.fence(Ordering::SeqCst);
     }
 
     /// The memory, for the time after the device has let go of it.
@@ -161,7 +164,7 @@ impl SplitRing {
     #[inline(always)]
     pub(crate) fn publish(&self) {
         // The device must not see the index before the chains (§2.7.13.3).
-        fence(Ordering::Release);
+        self.order.fence(Ordering::Release);
         self.driver.set_index(self.prepared);
     }
 
@@ -170,7 +173,7 @@ impl SplitRing {
     pub(crate) fn wants_kick(&self) -> bool {
         // The index must be visible before the flags are read (§2.7.13.4.1): a device that is
         // about to stop suppressing looks at the index afterwards.
-        fence(Ordering::SeqCst);
+        self.order.fence(Ordering::SeqCst);
         self.device.flags() & USED_F_NO_NOTIFY == 0
     }
 
@@ -197,7 +200,7 @@ impl SplitRing {
             return Err(UsedIndexJumped);
         }
         // The elements must not be read before the index that announced them.
-        fence(Ordering::Acquire);
+        self.order.fence(Ordering::Acquire);
         Ok(waiting)
     }
 
@@ -250,7 +253,7 @@ impl Turn<'_> {
     pub(crate) fn is_all_used(&self) -> bool {
         let all = self.device.index() == self.end;
         // The elements must not be read before the index that announced them.
-        fence(Ordering::Acquire);
+        self.ring.order.fence(Ordering::Acquire);
         all
     }
 

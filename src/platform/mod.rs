@@ -43,6 +43,20 @@ pub unsafe trait Platform: Send + Sync + 'static {
     /// As [`lock_api::RawMutex`] demands: mutual exclusion, with acquire and release ordering.
     type Lock: lock_api::RawMutex + Send + Sync;
 
+    /// Orders all accesses of this CPU to memory and to registers of devices that come before it
+    /// against all that come after it, as devices see them.
+    ///
+    /// With it the driver accepts ORDER_PLATFORM (§6), which a device offers that is less coherent
+    /// than a CPU: real hardware. It is then called a few times per request, under the lock. By
+    /// default there is none, and the fences of the language are used, which are enough for every
+    /// device that an emulator or a hypervisor makes.
+    ///
+    /// # Implementation safety
+    ///
+    /// It does that, for the compiler and for the CPU: as `fence iorw, iorw` on RISC-V, `dsb sy` on
+    /// Arm, `mfence` on x86.
+    const DEVICE_BARRIER: Option<fn()> = None;
+
     /// Allocates `pages` pages of [`PAGE_SIZE`] bytes, aligned to `align` bytes.
     ///
     /// `align` is a power of two and at least [`PAGE_SIZE`]. `None` when there are none left.

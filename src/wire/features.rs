@@ -22,6 +22,9 @@ bitflags! {
         const VERSION_1 = 1 << 32;
         /// The addresses of the IOMMU's own rings are those of the platform.
         const ACCESS_PLATFORM = 1 << 33;
+        /// The device is ordered as hardware is. Accepted with a
+        /// [barrier](crate::Platform::DEVICE_BARRIER) only.
+        const ORDER_PLATFORM = 1 << 36;
     }
 }
 
@@ -42,8 +45,13 @@ impl Features {
     /// What is accepted of an offer.
     ///
     /// Unknown, reserved and superseded bits are left alone, and so are the features of rings that
-    /// this driver does not use: EVENT_IDX, INDIRECT_DESC, RING_PACKED, RING_RESET.
-    pub(crate) fn accepted_of(offered: u64) -> Self {
-        Self::from_bits_truncate(offered)
+    /// this driver does not use: EVENT_IDX, INDIRECT_DESC, RING_PACKED, RING_RESET. ORDER_PLATFORM
+    /// takes a barrier.
+    pub(crate) fn accepted_of(offered: u64, has_barrier: bool) -> Self {
+        let mut accepted = Self::from_bits_truncate(offered);
+        if !has_barrier {
+            accepted.remove(Self::ORDER_PLATFORM);
+        }
+        accepted
     }
 }

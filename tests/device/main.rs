@@ -19,6 +19,7 @@ mod isolation;
 mod late;
 mod lock_down;
 mod mapping;
+mod order;
 mod pipeline;
 mod probe;
 mod probe_random;

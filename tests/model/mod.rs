@@ -152,6 +152,20 @@ impl Model {
         &self.ram
     }
 
+    /// Something that can be asked at any time, of what the driver has written to a queue so far.
+    pub fn onlooker(&self, queue: u16) -> impl Fn() -> Option<(u16, Vec<u8>, u64)> + 'static {
+        let (device, ram) = (self.device.clone(), self.ram.clone());
+        move || {
+            let device = lock(&device);
+            let (index, next) = device
+                .queues
+                .get(usize::from(queue))?
+                .as_ref()?
+                .written(&ram)?;
+            Some((index, next, device.kicks(queue)))
+        }
+    }
+
     /// A driver made by hand that accepts what is offered.
     pub fn hand(&self) -> Hand {
         let offered = self.with(|d| d.knobs.offered);

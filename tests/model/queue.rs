@@ -153,6 +153,21 @@ impl VirtQueue {
         self.queue.size()
     }
 
+    /// What a device would see that looks by itself: `avail.idx`, and the first bytes of the chain
+    /// that the entry behind names.
+    pub fn written(&self, ram: &GuestRam) -> Option<(u16, Vec<u8>)> {
+        let idx = self
+            .queue
+            .avail_idx(ram.memory(), Ordering::Acquire)
+            .ok()?
+            .0;
+        let entry = self.queue.avail_ring() + 4 + 2 * u64::from(idx % self.size());
+        let head = u16::from_le_bytes(ram.read(entry, 2)?.try_into().ok()?);
+        let place = self.queue.desc_table() + u64::from(head) * ring::DESC_LEN;
+        let address = u64::from_le_bytes(ram.read(place, 8)?.try_into().ok()?);
+        Some((idx, ram.read(address, 16)?))
+    }
+
     /// Notes how far the driver says that it has come.
     pub fn notified(&mut self, ram: &GuestRam, violations: &Violations) {
         let Ok(Wrapping(idx)) = self.queue.avail_idx(ram.memory(), Ordering::Acquire) else {

@@ -21,6 +21,7 @@
 //! | `local` | what this CPU has of its own, by a register |
 //! | `start_second` | has another CPU begin at the entry code for it, which ends in [`crate::cpus`] |
 //! | `switch_off` | ends what `start_second` began; never returns |
+//! | `device_barrier` | orders everything before it against everything after it, as devices see it |
 //! | `relax` | what a CPU does while it waits for another one, or for a device |
 //! | `park` | stops this CPU until the machine ends |
 //! | `Controller` | the interrupt controller: lines, pins, messages, claim and complete |

@@ -145,19 +145,17 @@ impl Meter {
         const NAME: &str = "the_clock_is_that_of_the_host";
         // Two steps of the slowest clock: 10 MHz.
         const STEPS: u64 = 200;
-        let mut virtual_time = true;
+        let (mut virtual_time, mut stopped) = (true, true);
         let mut last = (0, 0);
         for _ in 0..TRIES {
             let (instructions, ticks) = self.known();
             let nanoseconds = self.milli(ticks) / 1000;
             last = (instructions, nanoseconds);
             virtual_time &= nanoseconds.abs_diff(instructions) <= STEPS;
-            if ticks == 0 {
-                virtual_time = true;
-                break;
-            }
+            // A busy host may have made the short loop the longer one, but not every time.
+            stopped &= ticks == 0;
         }
-        if virtual_time {
+        if virtual_time || stopped {
             let (instructions, nanoseconds) = last;
             report.fail(
                 NAME,

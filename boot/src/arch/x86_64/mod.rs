@@ -79,3 +79,9 @@ pub fn firmware_power_off() -> ! {
         core::hint::spin_loop();
     }
 }
+
+/// Orders all accesses before it against all after it, as devices see them.
+pub fn device_barrier() {
+    // SAFETY: a barrier does nothing else.
+    unsafe { asm!("mfence", options(nostack, preserves_flags)) };
+}
