@@ -95,12 +95,9 @@ impl<P: Platform> DmaDevice<P> {
             Ok(plan) => plan,
             Err(error) => return (None, Err(error.into())),
         };
-        let mut fate = [Fate::default()];
-        let mut ended: [Outcome; 1] = [Ok(())];
-        let plans = slice::from_ref(&plan);
-        let result = domain.change(&[end], &mut ended, plans, &mut fate);
-        let ([ended], [fate]) = (ended, fate);
-        let begun = match result {
+        let mut fate = Fate::default();
+        let mut ended = Ok(());
+        let begun = match domain.change(Some((end, &mut ended)), &plan, &mut fate) {
             Ok(()) => Ok(plan.held),
             Err(error) => Err(Failed::new(error, fate, plan.held)),
         };

@@ -451,11 +451,8 @@ pub(super) fn send_one<P: Platform, I>(domain: &Domain<P>, plan: Plan<I>) -> Res
 where
     I: Iterator<Item = PhysRange> + Clone,
 {
-    let mut fate = [Fate::default()];
-    let plans = slice::from_ref(&plan);
-    let sent = domain.change(&[], &mut [], plans, &mut fate);
-    let [fate] = fate;
-    match sent {
+    let mut fate = Fate::default();
+    match domain.change(None, &plan, &mut fate) {
         Ok(()) => Ok(plan.held),
         Err(error) => Err(Failed::new(error, fate, plan.held)),
     }

@@ -83,12 +83,10 @@ impl<P: Platform> DmaDevice<P> {
         let domain = self.domain();
         let draft = domain.draft(core::iter::once(phys), options, 0)?;
         let plan = domain.plan_one(draft, Owner::Handle)?;
-        let held = plan.held;
-        let mut fate = [Fate::default()];
-        domain.change(&[], &mut [], &[plan], &mut fate)?;
+        domain.change(None, &plan, &mut Fate::default())?;
         Ok(Resource {
             domain: ManuallyDrop::new(domain.clone()),
-            held,
+            held: plan.held,
         })
     }
 }

@@ -1,13 +1,11 @@
 //! What goes to the device together: mappings that end, and mappings that begin (§5.13.6.5,
 //! §5.13.6.6).
 
-use core::slice;
 use core::sync::atomic::Ordering;
 
 use super::map::MapOptions;
 use super::parts::{Extent, ExtentError, Parts};
 use super::record::{Owner, Record, State};
-use super::runs::Runs;
 use super::{Domain, DomainState, MapError, UnmapError};
 use crate::address::{IovaRange, PhysAddr, PhysRange};
 use crate::device::{BATCH, Deadline, Outcome, RequestError};
@@ -245,41 +243,39 @@ impl<P: Platform> Domain<P> {
     }
 
     /// Maps what was planned, all or nothing, and unmaps what [was begun](Self::begin_end) to
-    /// end, each by itself; with one notification for up to 64 requests.
+    /// end, with one notification for up to 64 requests. Neither depends on the other.
     ///
-    /// `ended` receives the outcome for each of `ends`: those that failed are quarantined. After
-    /// an error no plan is mapped, and their `fates` tell which memory may be exposed: those
-    /// mappings are quarantined.
+    /// `end` receives its outcome: if that is an error, it is quarantined. After an error the plan
+    /// is not mapped, and its `fate` tells whether memory may be exposed: then it is quarantined.
     #[inline(always)]
     pub(crate) fn change<I>(
         &self,
-        ends: &[Held],
-        ended: &mut [Outcome],
-        plans: &[Plan<I>],
-        fates: &mut [Fate],
+        end: Option<(Held, &mut Outcome)>,
+        plan: &Plan<I>,
+        fate: &mut Fate,
     ) -> Result<(), MapError>
     where
         I: Iterator<Item = PhysRange> + Clone,
     {
-        match (ends, &mut *ended, plans, &mut *fates) {
-            ([], [], [plan], [fate]) if plan.is_single() => {
+        match end {
+            None if plan.is_single() => {
                 let outcome = self.execute_map(plan);
                 self.settle_maps(&mut self.state.lock(), plan, fate, &[outcome]);
             }
-            ([end], [ended], [plan], [fate]) if plan.is_single() => {
+            Some((end, ended)) if plan.is_single() => {
                 let awaited = self.surely(end.iova, Ok(()));
-                let [unmapped, outcome] = self.execute_pair(*end, plan);
+                let [unmapped, outcome] = self.execute_pair(end, plan);
                 *ended = self.surely(end.iova, unmapped.and(awaited));
                 let mut state = self.state.lock();
-                state.settle_end(*end, *ended);
+                state.settle_end(end, *ended);
                 self.settle_maps(&mut state, plan, fate, &[outcome]);
             }
-            _ => self.change_many(ends, ended, plans, fates),
+            end => self.change_many(end, plan, fate),
         }
-        if fates.iter().any(|fate| fate.error.is_some()) {
-            return Err(self.roll_back(plans, fates));
+        match fate.error {
+            None => Ok(()),
+            Some(error) => Err(self.roll_back(plan, fate, error)),
         }
-        Ok(())
     }
 
     #[inline(always)]
@@ -335,104 +331,60 @@ impl<P: Platform> Domain<P> {
         }
     }
 
-    /// Any number of mappings that end and begin.
-    fn change_many<I>(
-        &self,
-        ends: &[Held],
-        ended: &mut [Outcome],
-        plans: &[Plan<I>],
-        fates: &mut [Fate],
-    ) where
-        I: Iterator<Item = PhysRange> + Clone,
-    {
-        let runs = self.runs(ends, ends.len() > 1 && self.may_merge(ends));
-        let requests = Requests {
-            domain: self,
-            runs: runs.clone(),
-            plans: plans.iter(),
-            parts: None,
-            access: Access::empty(),
-        };
-        let awaited = self.surely_all(runs.clone().map(|(run, _)| run));
-        let mut runs = runs;
-        let mut settled = 0;
-        let mut pairs = plans.iter().zip(&mut *fates);
-        let mut pair = pairs.next();
-        let mut done_of_plan = 0;
-        // Each fate has its error.
-        let _ = self.shared.execute::<BATCH, _>(requests, |_, outcomes| {
-            let mut state = self.state.lock();
-            let mut left = outcomes;
-            while let Some((outcome, others)) = left.split_first()
-                && let Some((run, count)) = runs.next()
-            {
-                let outcome = self.surely(run, outcome.and(awaited));
-                let places = ended.iter_mut().skip(settled);
-                for (end, place) in ends.iter().skip(settled).take(count).zip(places) {
-                    *place = outcome;
-                    state.settle_end(*end, outcome);
-                }
-                settled += count;
-                left = others;
-            }
-            while let Some((plan, fate)) = &mut pair
-                && let Some((these, others)) =
-                    left.split_at_checked(left.len().min(plan.parts - done_of_plan))
-            {
-                self.settle_maps(&mut state, plan, fate, these);
-                left = others;
-                done_of_plan += these.len();
-                if done_of_plan < plan.parts {
-                    return;
-                }
-                pair = pairs.next();
-                done_of_plan = 0;
-            }
-        });
-    }
-
-    /// Takes back what was mapped of plans that failed, or whose companions did.
-    #[cold]
-    fn roll_back<I>(&self, plans: &[Plan<I>], fates: &mut [Fate]) -> MapError
+    /// As [`change`](Self::change), for a plan of several requests.
+    fn change_many<I>(&self, end: Option<(Held, &mut Outcome)>, plan: &Plan<I>, fate: &mut Fate)
     where
         I: Iterator<Item = PhysRange> + Clone,
     {
-        let error = fates.iter().find_map(|fate| fate.error);
-        let error = error.unwrap_or(RequestError::Unconfirmed);
-        let mut exposed = false;
-        for (plan, fate) in plans.iter().zip(fates) {
-            let Held { slot, .. } = plan.held;
-            let from = match fate.error {
-                None => State::Mapped,
-                Some(_) => State::Mapping,
-            };
-            let gone = if fate.doubt {
-                false
-            } else if fate.mapped == 0 {
-                true
-            } else {
+        let requests = Requests {
+            domain: self,
+            end: end.as_ref().map(|(end, _)| end.iova),
+            parts: plan.parts(),
+            access: plan.access,
+        };
+        let awaited = match &end {
+            Some((end, _)) => self.surely(end.iova, Ok(())),
+            None => Ok(()),
+        };
+        let mut end = end;
+        // The fate has the error.
+        let _ = self.shared.execute::<BATCH, _>(requests, |_, outcomes| {
+            let mut state = self.state.lock();
+            let mut of_plan = outcomes;
+            if let Some((outcome, others)) = outcomes.split_first()
+                && let Some((end, ended)) = end.take()
+            {
+                *ended = self.surely(end.iova, outcome.and(awaited));
+                state.settle_end(end, *ended);
+                of_plan = others;
+            }
+            self.settle_maps(&mut state, plan, fate, of_plan);
+        });
+    }
+
+    /// Takes back what was mapped of a plan that failed.
+    #[cold]
+    fn roll_back<I>(&self, plan: &Plan<I>, fate: &mut Fate, error: RequestError) -> MapError {
+        let Held { slot, .. } = plan.held;
+        let gone = !fate.doubt
+            && (fate.mapped == 0 || {
+                let to = State::Unmapping;
                 self.state
                     .lock()
                     .ledger
-                    .transition(slot, from, State::Unmapping);
+                    .transition(slot, State::Mapping, to);
                 self.send_end(plan.held).is_ok()
-            };
-            let mut state = self.state.lock();
-            if gone {
-                state.ledger.remove(slot);
-            } else {
-                for from in [State::Mapping, State::Mapped, State::Unmapping] {
-                    state.ledger.transition(slot, from, State::Quarantined);
-                }
-                fate.exposed = true;
-                exposed = true;
-            }
+            });
+        let mut state = self.state.lock();
+        if gone {
+            state.ledger.remove(slot);
+            return MapError::Request(error);
         }
-        if exposed {
-            MapError::Exposed(error)
-        } else {
-            MapError::Request(error)
+        for from in [State::Mapping, State::Unmapping] {
+            state.ledger.transition(slot, from, State::Quarantined);
         }
+        fate.exposed = true;
+        MapError::Exposed(error)
     }
 
     /// Unmaps a mapping; quarantines it if that is not confirmed.
@@ -533,13 +485,11 @@ impl<P: Platform> Domain<P> {
     }
 }
 
-/// The requests of a change: first the UNMAPs, then the MAPs.
+/// The requests of a change: first the UNMAP, then the MAPs.
 struct Requests<'a, P: Platform, I> {
     domain: &'a Domain<P>,
-    runs: Runs<'a, Held>,
-    plans: slice::Iter<'a, Plan<I>>,
-    /// What is left of the last plan.
-    parts: Option<Parts<I>>,
+    end: Option<IovaRange>,
+    parts: Parts<I>,
     access: Access,
 }
 
@@ -547,35 +497,28 @@ impl<P: Platform, I: Clone> Clone for Requests<'_, P, I> {
     fn clone(&self) -> Self {
         Self {
             domain: self.domain,
-            runs: self.runs.clone(),
-            plans: self.plans.clone(),
+            end: self.end,
             parts: self.parts.clone(),
             access: self.access,
         }
     }
 }
 
-impl<P: Platform, I: Iterator<Item = PhysRange> + Clone> Iterator for Requests<'_, P, I> {
+impl<P: Platform, I: Iterator<Item = PhysRange>> Iterator for Requests<'_, P, I> {
     type Item = Request;
 
     #[inline(always)]
     fn next(&mut self) -> Option<Request> {
-        if let Some((virt, _)) = self.runs.next() {
-            return Some(self.domain.unmap_request(virt));
+        if let Some(end) = self.end.take() {
+            return Some(self.domain.unmap_request(end));
         }
-        loop {
-            if let Some((virt, phys_start)) = self.parts.as_mut().and_then(Iterator::next) {
-                return Some(Request::Map {
-                    domain: self.domain.id,
-                    virt,
-                    phys_start,
-                    access: self.access,
-                });
-            }
-            let plan = self.plans.next()?;
-            self.access = plan.access;
-            self.parts = Some(plan.parts());
-        }
+        let (virt, phys_start) = self.parts.next()?;
+        Some(Request::Map {
+            domain: self.domain.id,
+            virt,
+            phys_start,
+            access: self.access,
+        })
     }
 }
 

@@ -94,8 +94,7 @@ impl<P: Platform> Domain<P> {
     ) -> Result<Held, MapError> {
         let draft = self.draft(piece, options, 0)?;
         let plan = self.plan_one(draft, owner)?;
-        let plans = core::slice::from_ref(&plan);
-        self.change(&[], &mut [], plans, &mut [Default::default()])?;
+        self.change(None, &plan, &mut Default::default())?;
         Ok(plan.held)
     }
 

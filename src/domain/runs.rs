@@ -1,57 +1,36 @@
 //! Mappings that end as runs of neighbours, with one UNMAP each (§5.13.6.6).
 
 use super::Domain;
-use super::change::Held;
 use crate::address::IovaRange;
 use crate::platform::Platform;
-
-/// Something with addresses.
-pub(super) trait Spot: Copy {
-    fn iova(self) -> IovaRange;
-}
-
-impl Spot for IovaRange {
-    #[inline]
-    fn iova(self) -> IovaRange {
-        self
-    }
-}
-
-impl Spot for Held {
-    #[inline]
-    fn iova(self) -> IovaRange {
-        self.iova
-    }
-}
 
 /// Mappings to end, in the order of their owner, as runs that take one UNMAP each: the addresses,
 /// and how many mappings.
 #[derive(Clone)]
-pub(super) struct Runs<'a, T> {
-    ends: &'a [T],
+pub(super) struct Runs<'a> {
+    ends: &'a [IovaRange],
     /// How far neighbours are apart; `None` if each takes a request of its own.
     merge: Option<u64>,
 }
 
-impl<T: Spot> Iterator for Runs<'_, T> {
+impl Iterator for Runs<'_> {
     type Item = (IovaRange, usize);
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let (first, mut rest) = self.ends.split_first()?;
-        let mut run = first.iova();
+        let mut run = *first;
         let mut last = run;
         let mut count = 1;
         if let Some(granule) = self.merge {
             // Only one that follows the last: what is beside the first was not looked at.
             while let Some((next, others)) = rest.split_first()
-                && let next = next.iova()
-                && let Some(longer) = join(run, next, granule)
+                && let Some(longer) = join(run, *next, granule)
                 && (longer.start() == run.start() || run.start() == last.start())
                 && (longer.end() == run.end() || run.end() == last.end())
             {
                 run = longer;
-                last = next;
+                last = *next;
                 count += 1;
                 rest = others;
             }
@@ -80,27 +59,11 @@ impl<P: Platform> Domain<P> {
     /// The runs of mappings that are about to end, which may only be merged if nothing is in the
     /// holes between neighbours.
     #[inline]
-    pub(super) fn runs<'a, T: Spot>(&self, ends: &'a [T], may_merge: bool) -> Runs<'a, T> {
-        let merge = may_merge && ends.len() > 1;
+    pub(super) fn runs<'a>(&self, ends: &'a [IovaRange], may_merge: bool) -> Runs<'a> {
         Runs {
             ends,
-            merge: merge.then_some(self.shared.geometry.granule()),
+            merge: may_merge.then_some(self.shared.geometry.granule()),
         }
-    }
-
-    /// Whether nothing is in the holes between neighbours.
-    pub(super) fn may_merge(&self, ends: &[Held]) -> bool {
-        let granule = self.shared.geometry.granule();
-        let state = self.state.lock();
-        ends.windows(2).all(|pair| match pair {
-            [a, b] => {
-                join(a.iova, b.iova, granule).is_none()
-                    || state
-                        .ledger
-                        .are_side_by_side((a.slot, a.iova), (b.slot, b.iova))
-            }
-            _ => true,
-        })
     }
 }
 
@@ -130,14 +93,9 @@ mod tests {
 
     #[test]
     fn runs_go_one_way() {
-        let mut space = crate::iova::Space::new(range(0x1000, 0xffff), 0x1000, 0, 8).unwrap();
-        let mut held = |page: u64| {
-            let iova = range(page * 0x1000, page * 0x1000 + 0xfff);
-            let slot = space.take(iova, ()).unwrap();
-            Held { slot, iova }
-        };
-        let [a, b, c, d] = [held(2), held(4), held(6), held(9)];
-        let runs = |ends: &[Held], merge| {
+        let page = |page: u64| range(page * 0x1000, page * 0x1000 + 0xfff);
+        let [a, b, c, d] = [page(2), page(4), page(6), page(9)];
+        let runs = |ends: &[IovaRange], merge| {
             let runs = Runs { ends, merge };
             runs.map(|(run, count)| (run.start().0, run.end().0, count))
                 .collect::<alloc::vec::Vec<_>>()
