@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use virtio_iommu::dma::{
-    Bidirectional, Completed, Deferred, DmaBuffer, DmaDevice, Mapping, PageBuf,
+    Bidirectional, Completed, Deferred, DmaBuffer, DmaDevice, MapFailure, Mapping, PageBuf,
 };
 use virtio_iommu::{
-    Access, Domain, DomainOptions, EndpointId, Iommu, Iova, IovaRange, MapError, MapOptions,
-    Options, PhysAddr, PhysRange, Platform, UnmapError,
+    Access, Domain, DomainId, DomainOptions, EndpointId, Iommu, Iova, IovaRange, MapError,
+    MapOptions, Options, PhysAddr, PhysRange, Platform, UnmapError,
 };
 
 use crate::book::Book;
@@ -26,6 +26,24 @@ type Buf = PageBuf<ModelPlatform>;
 type List = Vec<Buf>;
 type Live = Mapping<List, Bidirectional, ModelPlatform>;
 type Parked = Deferred<List, Bidirectional, ModelPlatform>;
+
+/// A mapping, and what it is of: two domains may have the same addresses.
+struct Lent<T> {
+    it: T,
+    domain: DomainId,
+    pages: Vec<u64>,
+}
+
+impl<T> Lent<T> {
+    /// The same, in another state.
+    fn now<U>(self, change: impl FnOnce(T) -> U) -> Lent<U> {
+        Lent {
+            it: change(self.it),
+            domain: self.domain,
+            pages: self.pages,
+        }
+    }
+}
 
 const ENDPOINTS: [u32; 3] = [PLAIN, OTHER, RESERVING];
 /// Nanoseconds of a look at the clock: a wait of a second takes ten of them.
@@ -100,8 +118,8 @@ struct Heard {
 }
 
 struct Kernel {
-    live: Vec<Live>,
-    parked: Vec<Parked>,
+    live: Vec<Lent<Live>>,
+    parked: Vec<Lent<Parked>>,
     /// Lists that the CPU has.
     owned: Vec<List>,
     /// What was mapped without a buffer.
@@ -135,6 +153,26 @@ struct Kernel {
 fn pages(list: &List) -> impl Iterator<Item = u64> + '_ {
     let pieces = list.iter().flat_map(Buf::pieces);
     pieces.flat_map(|piece| (piece.phys.start().0..=piece.phys.end().0).step_by(0x1000))
+}
+
+/// What will be mapped, and where.
+fn lend(device: &DmaDevice<ModelPlatform>, list: &List) -> Lent<()> {
+    Lent {
+        it: (),
+        domain: device.domain().id(),
+        pages: pages(list).collect(),
+    }
+}
+
+/// What became of it.
+fn begun(
+    lent: Lent<()>,
+    result: Result<Live, MapFailure<List>>,
+) -> Result<Lent<Live>, (MapError, Option<List>)> {
+    match result {
+        Ok(live) => Ok(lent.now(|()| live)),
+        Err(failure) => Err((failure.error, failure.buffer)),
+    }
 }
 
 /// Says that the endpoint is done.
@@ -281,7 +319,7 @@ impl Kernel {
         (0..count).map(|_| device.alloc(0x1000)).collect()
     }
 
-    fn began(&mut self, result: Result<Live, (MapError, Option<List>)>) {
+    fn began(&mut self, result: Result<Lent<Live>, (MapError, Option<List>)>) {
         match result {
             Ok(live) => {
                 let of = |iova: IovaRange| {
@@ -290,7 +328,10 @@ impl Kernel {
                             if (iova.start().0..=iova.end().0).contains(start))
                     }
                 };
-                assert!(self.told_ok(of(live.iova())), "mapped, and nobody said so");
+                assert!(
+                    self.told_ok(of(live.it.iova())),
+                    "mapped, and nobody said so"
+                );
                 self.tally.mapped += 1;
                 self.live.push(live);
             }
@@ -326,41 +367,41 @@ impl Kernel {
                     return;
                 };
                 let apart = self.source.below(2) == 1;
+                let lent = lend(&device, &list);
                 let result = self.bounded(|_| match apart {
                     false => device.map(list),
                     true => device.map_apart(list),
                 });
-                self.judge_and(|k| {
-                    k.began(result.map_err(|failure| (failure.error, failure.buffer)))
-                });
+                self.judge_and(|k| k.began(begun(lent, result)));
             }
             5..=7 => {
                 if let Some(at) = at(self.live.len(), &self.source) {
                     let live = self.live.swap_remove(at);
                     let mine = self.is_mine(&live);
-                    let result = self.bounded(|_| done(live).unmap());
+                    let result = self.bounded(|_| done(live.it).unmap());
                     self.judge_and(|k| k.ended(result, mine));
                 }
             }
             8..=9 => {
                 if let Some(at) = at(self.live.len(), &self.source) {
                     let live = self.live.swap_remove(at);
-                    let parked = self.bounded(|_| done(live).defer());
+                    let parked = self.bounded(|_| live.now(|live| done(live).defer()));
                     self.parked.push(parked);
                 }
             }
             10 => {
                 if let Some(at) = at(self.parked.len(), &self.source) {
                     let parked = self.parked.swap_remove(at);
-                    let result = self.bounded(|_| parked.reclaim());
+                    let result = self.bounded(|_| parked.it.reclaim());
                     self.judge_and(|k| k.ended(result, false));
                 }
             }
             11 => {
                 if let Some(at) = at(self.parked.len(), &self.source) {
                     let parked = self.parked.swap_remove(at);
-                    match self.bounded(|_| parked.reuse()) {
-                        Ok(live) => self.live.push(live),
+                    let Lent { it, domain, pages } = parked;
+                    match self.bounded(|_| it.reuse()) {
+                        Ok(it) => self.live.push(Lent { it, domain, pages }),
                         Err(failure) => self.owned.extend(failure.buffer),
                     }
                     self.hear();
@@ -369,16 +410,15 @@ impl Kernel {
             12 => {
                 if let Some(at) = at(self.parked.len(), &self.source) {
                     let parked = self.parked.swap_remove(at);
-                    self.bounded(|_| drop(parked));
+                    self.bounded(|_| drop(parked.it));
                 }
             }
             13 => {
                 if let Some(at) = at(self.live.len(), &self.source) {
                     let live = self.live.swap_remove(at);
-                    let given_up = self.pages_of(&live);
                     // From here on somebody may write there at any time.
-                    self.bounded(|_| drop(live));
-                    self.given_up.extend(given_up);
+                    self.bounded(|_| drop(live.it));
+                    self.given_up.extend(live.pages);
                 }
             }
             14..=16 => self.exchange(),
@@ -443,26 +483,9 @@ impl Kernel {
         self.hear();
     }
 
-    fn is_mine(&self, live: &Live) -> bool {
+    fn is_mine(&self, live: &Lent<Live>) -> bool {
         let domain = self.domain.as_ref();
-        domain.is_some_and(|d| d.translate(live.iova().start()).is_some())
-    }
-
-    /// The pages of a mapping, as the device was told.
-    fn pages_of(&self, live: &Live) -> Vec<u64> {
-        let mut pages = Vec::new();
-        let domains = self.domain.iter().chain(&self.others);
-        for domain in domains {
-            for segment in live.segments() {
-                let places = (segment.start().0..=segment.end().0).step_by(0x1000);
-                let phys = places.filter_map(|at| domain.translate(Iova(at)));
-                pages.extend(phys.map(|(phys, _)| phys.0));
-            }
-            if !pages.is_empty() {
-                break;
-            }
-        }
-        pages
+        domain.is_some_and(|domain| domain.id() == live.domain)
     }
 
     fn exchange(&mut self) {
@@ -475,11 +498,11 @@ impl Kernel {
         let at = self.source.below(self.live.len());
         let old = self.live.swap_remove(at);
         let mine = self.is_mine(&old);
-        let result = self.bounded(|_| device.exchange::<_, _, _, Bidirectional>(done(old), list));
+        let lent = lend(&device, &list);
+        let result = self.bounded(|_| device.exchange(done(old.it), list));
         self.judge_and(|k| {
             k.ended(result.unmapped, mine);
-            let mapped = result.mapped;
-            k.began(mapped.map_err(|failure| (failure.error, failure.buffer)));
+            k.began(begun(lent, result.mapped));
         });
     }
 
@@ -579,12 +602,11 @@ impl Kernel {
         }
         // What is dropped now has no one's word.
         for live in std::mem::take(&mut self.live) {
-            let given_up = self.pages_of(&live);
-            self.bounded(|_| drop(live));
-            self.given_up.extend(given_up);
+            self.bounded(|_| drop(live.it));
+            self.given_up.extend(live.pages);
         }
         for parked in std::mem::take(&mut self.parked) {
-            self.bounded(|_| drop(parked));
+            self.bounded(|_| drop(parked.it));
         }
         let owned = std::mem::take(&mut self.owned);
         self.bounded(|_| drop(owned));
