@@ -14,6 +14,7 @@
 //! | [`demo`] | the machine and the verdict of `cargo xtask run` |
 //! | [`mod@bench`] | benchmarks on the host and in the guest, their data and their page |
 //! | [`broken`] | a driver that is broken on purpose, which the tests have to notice |
+//! | [`mutants`] | small changes of the driver, each of which a test has to notice |
 //! | [`ci`] | formatting, lints, documentation, tests |
 //! | [`conformance`] | the rules of the specification, who proves them, the pages |
 //! | [`command`], [`progress`] | other programs, run with a bounded log and a progress line |
@@ -28,6 +29,7 @@ pub mod conformance;
 pub mod demo;
 pub mod kernel;
 pub mod monitor;
+pub mod mutants;
 pub mod progress;
 pub mod qemu;
 pub mod setup;

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -12,7 +13,7 @@ use xtask::bench::io::linux::LinuxGuest;
 use xtask::qemu::Qemu;
 use xtask::setup::linux::Linux;
 use xtask::setup::{self, Options, SetupError};
-use xtask::{bench, broken, ci, command, conformance, demo, kernel};
+use xtask::{bench, broken, ci, command, conformance, demo, kernel, mutants};
 
 /// Sets up, builds, runs, tests and measures virtio-iommu. Every command first makes sure of what it needs.
 #[derive(Parser)]
@@ -87,6 +88,24 @@ enum Task {
     },
     /// Breaks the driver on purpose, in several ways, and expects the tests to notice each
     Broken,
+    /// Changes the driver in many small ways, one at a time, and expects the tests to notice; writes docs/mutants.md
+    Mutants {
+        /// Only the changes in files whose name contains this
+        #[arg(long)]
+        file: Option<String>,
+        /// Only list them
+        #[arg(long)]
+        list: bool,
+        /// Only this one, by its number in the list, and show what the tests say
+        #[arg(long, conflicts_with = "list")]
+        only: Option<u32>,
+        /// How many at a time; by default one for each processor
+        #[arg(long)]
+        jobs: Option<NonZeroUsize>,
+        /// Runs nothing: makes the page of what the last runs have found out
+        #[arg(long, conflicts_with_all = ["list", "only"])]
+        page: bool,
+    },
     /// Checks formatting, lints and documentation, and runs every test
     Ci {
         #[command(flatten)]
@@ -141,7 +160,7 @@ impl Consent {
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = broken::as_compiler() {
+    if let Some(code) = broken::as_compiler().or_else(mutants::as_compiler) {
         return code;
     }
     match run(Cli::parse().command) {
@@ -263,6 +282,19 @@ fn run(task: Task) -> Result<(), Box<dyn Error>> {
             })?;
         }
         Task::Broken => broken::check()?,
+        Task::Mutants {
+            file,
+            list,
+            only,
+            jobs,
+            page,
+        } => mutants::check(&mutants::Options {
+            file,
+            list,
+            only,
+            jobs,
+            page,
+        })?,
         Task::Ci { consent } => {
             let archs = Arch::selected()?;
             setup::ensure(&archs, consent.options(true))?;

@@ -88,7 +88,7 @@ fn write(data: &Data, docs: &Path) -> Result<(), ReportError> {
 }
 
 /// The day, in UTC.
-fn today() -> String {
+pub(crate) fn today() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     civil(now.map_or(0, |now| now.as_secs() / 86_400))
 }
