@@ -102,7 +102,6 @@ impl<const N: usize> Batch<N> {
                     queues.requests.abandon(waiting, request);
                 }
                 *outcome = Err(RequestError::Unconfirmed);
-                self.open -= 1;
             }
         }
     }
