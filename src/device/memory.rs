@@ -389,3 +389,112 @@ macro_rules! words {
 }
 
 words!(u8, u16, u32, u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::alloc::{Layout, alloc_zeroed, dealloc};
+
+    /// Pages of the heap.
+    struct Heap;
+
+    fn layout(pages: NonZeroUsize, align: usize) -> Layout {
+        Layout::from_size_align(pages.get() * PAGE_SIZE, align).unwrap()
+    }
+
+    // SAFETY: the pages are zeroed, aligned, and nobody else's until they are given back; the clock
+    // stands still, which is monotonic.
+    unsafe impl Platform for Heap {
+        type Lock = spin::mutex::SpinMutex<()>;
+
+        fn alloc_pages(&self, pages: NonZeroUsize, align: usize) -> Option<Pages> {
+            // SAFETY: there is one page or more.
+            let virt = NonNull::new(unsafe { alloc_zeroed(layout(pages, align)) })?;
+            let phys = PhysAddr(0x5000);
+            Some(Pages { virt, phys })
+        }
+
+        unsafe fn dealloc_pages(&self, memory: Pages, pages: NonZeroUsize, align: usize) {
+            // SAFETY: from `alloc_pages`, with the same size and alignment.
+            unsafe { dealloc(memory.virt.as_ptr(), layout(pages, align)) }
+        }
+
+        fn virt_to_phys(&self, _: NonNull<u8>) -> Option<PhysAddr> {
+            None
+        }
+
+        fn now(&self) -> u64 {
+            0
+        }
+    }
+
+    /// Two pages, which nobody but the test accesses.
+    fn with_memory(test: impl FnOnce(&SharedMemory)) {
+        let memory = SharedMemory::new(&Heap, PAGE_SIZE + 1).unwrap();
+        test(&memory);
+        // SAFETY: there is no device.
+        unsafe { memory.free(&Heap) };
+    }
+
+    const END: usize = 2 * PAGE_SIZE;
+
+    #[test]
+    fn the_last_values_of_the_memory_are_inside() {
+        with_memory(|memory| {
+            memory.write(END - 8, 0x8877_6655_4433_2211_u64);
+            assert_eq!(memory.read::<u64>(END - 8), 0x8877_6655_4433_2211);
+            assert_eq!(memory.read::<u8>(END - 1), 0x88);
+        });
+    }
+
+    #[test]
+    fn views_are_inside_and_aligned() {
+        with_memory(|memory| {
+            // SAFETY: the views are gone when the memory is freed.
+            let is_some = |at, len| unsafe { memory.view::<u32>(at, len) }.is_some();
+            assert!(is_some(0, END / 4) && is_some(END - 8, 2) && is_some(END, 0));
+            assert!(!is_some(0, END / 4 + 1) && !is_some(4, END / 4) && !is_some(END - 4, 2));
+            assert!(!is_some(2, 1) && !is_some(1, 0) && !is_some(END - 2, 1));
+            assert!(!is_some(4, usize::MAX / 4) && !is_some(4, usize::MAX));
+        });
+    }
+
+    #[test]
+    fn a_view_has_no_element_behind_its_last() {
+        with_memory(|memory| {
+            // SAFETY: the view is gone when the memory is freed.
+            let view = unsafe { memory.view::<u32>(0, 3) }.unwrap();
+            assert!(view.get(2).is_some());
+            assert!(view.get(3).is_none());
+        });
+    }
+
+    #[test]
+    fn rows_are_those_of_the_shorter_column() {
+        with_memory(|memory| {
+            // SAFETY: the views are gone when the memory is freed.
+            let view = |at, len| unsafe { memory.view::<u32>(at, len) }.unwrap();
+            let rows = view(0, 3).beside(view(64, 2));
+            assert_eq!(rows.len(), 2);
+            assert!(rows.get(1).is_some() && rows.get(2).is_none());
+            assert!(rows.first::<1>().is_some() && rows.first::<2>().is_some());
+            assert!(rows.first::<3>().is_none());
+            assert_eq!((rows.rows(1).count(), rows.rows(9).count()), (1, 2));
+        });
+    }
+
+    #[test]
+    fn areas_are_inside_and_aligned_and_a_power_of_two() {
+        with_memory(|memory| {
+            let is_some = |at, size| {
+                // SAFETY: the areas are gone when the memory is freed.
+                unsafe { memory.area::<[u32; 2]>(at, size) }.is_some()
+            };
+            // Flags and index, then the elements.
+            let four = 4 + 4 * 8;
+            assert!(is_some(0, 4) && is_some(END - four, 4) && is_some(4, 1));
+            assert!(!is_some(END - four + 4, 4) && !is_some(END, 1) && !is_some(0, 1024));
+            assert!(!is_some(0, 3) && !is_some(0, 0) && !is_some(2, 4) && !is_some(2, 3));
+        });
+    }
+}

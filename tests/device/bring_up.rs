@@ -368,6 +368,23 @@ fn gv_pci_3_queue_sizes() {
 }
 
 #[test]
+fn large_queues_take_the_pages_that_they_need() {
+    for _ in each!() {
+        let model = Model::new();
+        model.with(|d| d.knobs.queue_sizes = [2048, 2048]);
+        let mut options = Options::default();
+        options.queue_size = 2048;
+        let iommu = try_start_with(&model, &[PLAIN], options).unwrap();
+        // A ring of this size is 13 pages and 14 bytes (§2.7), and 16 pages more are 64 bytes for
+        // each request, or 32 for each event. And the place of PROBE.
+        let pages = model.ram().live_pages();
+        assert!((58..=62).contains(&pages), "{pages} pages");
+        drop(iommu);
+        assert_clean(&model);
+    }
+}
+
+#[test]
 fn out_of_memory_at_each_allocation() {
     for _ in each!() {
         let mut k = 0;
@@ -489,4 +506,21 @@ fn gv_pci_2_the_configuration_is_read_in_words_of_32_bits() {
     });
     let iommu = start(&model, &[PLAIN]);
     assert_eq!(iommu.geometry().page_size_mask(), !0xfff);
+}
+
+#[test]
+fn a_handle_shows_what_the_device_can_do() {
+    for _ in each!() {
+        let model = Model::new();
+        let iommu = start(&model, &[PLAIN]);
+        let shown = format!("{iommu:?}");
+        let (features, geometry) = (iommu.features(), iommu.geometry());
+        assert!(shown.starts_with("Iommu"), "{shown}");
+        assert!(shown.contains(&format!("{features:?}")), "{shown}");
+        assert!(shown.contains(&format!("{geometry:?}")), "{shown}");
+        let domain = iommu.create_domain(1).unwrap();
+        let shown = format!("{domain:?}");
+        assert!(shown.starts_with("Domain"), "{shown}");
+        assert!(shown.contains(&format!("{:?}", domain.id())), "{shown}");
+    }
 }

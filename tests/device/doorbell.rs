@@ -142,6 +142,35 @@ fn a_limit_that_the_shared_mapping_does_not_meet_gets_its_own() {
 }
 
 #[test]
+fn a_limit_that_the_shared_mapping_just_meets_needs_no_other() {
+    for _ in each!(but [(Crosvm, "one endpoint in a domain"), (CloudHypervisor, "no MMIO")]) {
+        let model = Model::new();
+        let iommu = start(&model, &[PLAIN, OTHER]);
+        let domain = domain(&iommu, 4, &[PLAIN, OTHER]);
+        let first = ring(&domain, PLAIN, DOORBELL).unwrap();
+        let last = Iova(first.address() | (GRANULE - 1));
+        let second = ring_below(&domain, OTHER, DOORBELL, last).unwrap();
+        assert_eq!(second.address(), first.address());
+        assert_eq!(domain.mapped(), 1);
+    }
+}
+
+#[test]
+fn two_doorbells_are_two_mappings_and_end_one_by_one() {
+    for _ in each!(but[(CloudHypervisor, "no MMIO")]) {
+        let model = Model::new();
+        let iommu = start(&model, &[PLAIN]);
+        let domain = domain(&iommu, 4, &[PLAIN]);
+        let first = ring(&domain, PLAIN, DOORBELL).unwrap();
+        let second = ring(&domain, PLAIN, DOORBELL + GRANULE).unwrap();
+        let address = second.address();
+        domain.unmap_doorbell(second).unwrap();
+        assert_eq!(model.writes(PLAIN, first.address()), Some(DOORBELL));
+        assert_eq!(model.writes(PLAIN, address), None);
+    }
+}
+
+#[test]
 fn doorbells_are_not_unmapped_like_memory_nor_by_others() {
     for _ in each!(but[(CloudHypervisor, "no MMIO")]) {
         let model = Model::new();

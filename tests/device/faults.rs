@@ -393,6 +393,66 @@ fn a_storm_costs_one_interrupt_until_it_is_polled() {
 }
 
 #[test]
+fn a_poll_that_leaves_faults_behind_wants_no_interrupt_for_them() {
+    for _ in each!(but [(Crosvm, "sends no events"), (CloudHypervisor, "sends no events")]) {
+        let model = Model::new().narrow();
+        let iommu = start(&model, &[PLAIN]);
+        model.with(|d| d.report(RECORD));
+        assert!(iommu.handle_interrupt().faults);
+        for _ in 1..64 {
+            model.with(|d| d.report(RECORD));
+        }
+        let mut more = 32;
+        let count = iommu.poll_faults(|_| {
+            if more > 0 {
+                more -= 1;
+                model.with(|d| d.report(RECORD));
+            }
+        });
+        assert_eq!(count, 64);
+        assert!(model.with(|d| d.report(RECORD)));
+        assert_eq!(model.with(|d| d.events.interrupts), 1, "spared");
+    }
+}
+
+#[test]
+fn a_poll_that_finds_nothing_but_nonsense_wants_interrupts_again() {
+    for _ in each!(but [(Crosvm, "sends no events"), (CloudHypervisor, "sends no events")]) {
+        let model = Model::new().narrow();
+        let iommu = start(&model, &[PLAIN]);
+        let nonsense = Record {
+            reserved: [1; 3],
+            ..RECORD
+        };
+        model.with(|d| d.report(nonsense));
+        assert!(iommu.handle_interrupt().faults);
+        // As many as there are buffers: the poll ends without a look at what follows.
+        for _ in 1..64 {
+            model.with(|d| d.report(nonsense));
+        }
+        assert_eq!(polled(&iommu), []);
+        model.with(|d| d.report(RECORD));
+        assert_eq!(model.with(|d| d.events.interrupts), 2, "wanted again");
+    }
+}
+
+#[test]
+fn each_buffer_of_a_long_queue_has_room_for_a_report() {
+    for _ in each!(but [(Crosvm, "sends no events"), (CloudHypervisor, "sends no events")]) {
+        let model = Model::new();
+        model.with(|d| d.knobs.queue_sizes = [64, 256]);
+        let iommu = start(&model, &[PLAIN]);
+        for address in 0..256 {
+            let record = Record { address, ..RECORD };
+            assert!(model.with(|d| d.report(record)));
+        }
+        let mut at = Vec::new();
+        while iommu.poll_faults(|fault| at.push(fault.address.unwrap().0)) > 0 {}
+        assert_eq!(at, (0..256).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_fault_between_the_last_look_and_the_permission_to_interrupt_is_not_missed() {
     for _ in each!(but [(Crosvm, "sends no events"), (CloudHypervisor, "sends no events")]) {
         let model = Model::new().narrow();

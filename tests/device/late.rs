@@ -5,6 +5,7 @@ use crate::each;
 use crate::model::device::Mode;
 use crate::model::requests::Request;
 use crate::model::script::{Answer, When};
+use crate::model::spec::status;
 use crate::model::{Model, OTHER, PLAIN};
 use crate::rig::{self, GRANULE, ONE_WAIT, RW, domain, endpoint, map, map_at, pages, start};
 use virtio_iommu::{CreateError, IovaRange, MapError, Options, RequestError, UnmapError};
@@ -40,6 +41,93 @@ fn a_late_map_is_neither_lost_nor_reused() {
 }
 
 #[test]
+fn a_wait_ends_with_its_time() {
+    for _ in each!() {
+        let bench = Bench::new();
+        bench.model.answer_once(rig::is_map, Answer::late());
+        let before = bench.model.clock().calls();
+        map(&bench.domain, pages(&bench.model, 1), RW).unwrap_err();
+        // Each look takes a millisecond: one at the beginning, and then the second.
+        assert_eq!(bench.model.clock().calls() - before, 1_001);
+    }
+}
+
+#[test]
+fn a_map_that_is_answered_together_with_an_unmap_may_have_come_after_it() {
+    for _ in each!() {
+        let bench = Bench::new();
+        bench.model.answer_once(rig::is_map, Answer::late_effect());
+        let late = rig::iova(0x50_0000, GRANULE);
+        let memory = pages(&bench.model, 1);
+        map_at(&bench.domain, late.start().0, memory, RW).unwrap_err();
+        bench.model.script(|_| Answer::late());
+        bench.model.on_tick(|device, _| {
+            if device.waiting() == 2 {
+                device.release(2);
+            }
+        });
+        // SAFETY: the endpoints are functions of the test, and do nothing.
+        let released = unsafe { bench.domain.release_quarantine() };
+        bench.model.honest();
+        let reaches = bench.model.reads(PLAIN, late.start().0);
+        assert!(
+            released.kept == 1 || reaches.is_none(),
+            "released, says the driver, and leads to {reaches:x?}"
+        );
+    }
+}
+
+#[test]
+fn quarantine_does_not_end_while_an_endpoint_may_yet_come_in() {
+    let bench = Bench::new();
+    bench
+        .model
+        .answer_once(rig::is_unmap, Answer::status(status::DEVERR));
+    bench.domain.unmap(bench.mapped).unwrap_err();
+    bench
+        .model
+        .answer_once(rig::is_attach, Answer::late_effect());
+    bench.domain.attach(endpoint(OTHER)).unwrap_err();
+    let release = || {
+        // SAFETY: the endpoints are functions of the test, and do nothing.
+        let released = unsafe { bench.domain.release_quarantine() };
+        (released.released, released.kept)
+    };
+    assert_eq!(release(), (0, 1));
+    bench.model.with(|d| d.release(9));
+    assert_eq!(release(), (1, 0));
+}
+
+#[test]
+fn a_mapping_whose_restoring_was_late_is_not_reached_after_its_unmap() {
+    for _ in each!() {
+        let bench = Bench::new();
+        bench.domain.detach(endpoint(PLAIN)).unwrap();
+        // The mapping is restored late, and the endpoint does not leave because of that.
+        let mut restored = false;
+        bench.model.script(move |seen| {
+            if rig::is_map(&seen.request) {
+                restored = true;
+                Answer::late_effect()
+            } else if restored {
+                Answer::status(status::DEVERR)
+            } else {
+                Answer::honest()
+            }
+        });
+        bench.domain.attach(endpoint(PLAIN)).unwrap_err();
+        bench.model.honest();
+        let ended = bench.domain.unmap(bench.mapped);
+        bench.model.with(|d| d.release(9));
+        let reaches = bench.model.reads(PLAIN, bench.mapped.start().0);
+        assert!(
+            ended.is_err() || reaches.is_none(),
+            "unmapped, says the driver, and leads to {reaches:x?}"
+        );
+    }
+}
+
+#[test]
 fn a_late_unmap_does_not_hit_a_new_mapping() {
     for _ in each!() {
         let bench = Bench::new();
@@ -69,6 +157,31 @@ fn a_late_attach_lets_no_endpoint_back_into_a_domain_that_it_has_left() {
         bench.domain.attach(endpoint(OTHER)).unwrap_err();
         let left = bench.domain.detach(endpoint(OTHER));
         bench.model.with(|d| d.release(9));
+        let reaches = bench.model.reads(OTHER, bench.mapped.start().0);
+        assert!(
+            left.is_err() || reaches.is_none(),
+            "detached, says the driver, and reaches {reaches:x?}"
+        );
+    }
+}
+
+#[test]
+fn an_attach_that_is_answered_together_with_a_detach_may_have_come_after_it() {
+    for _ in each!() {
+        let bench = Bench::new();
+        bench
+            .model
+            .answer_once(rig::is_attach, Answer::late_effect());
+        bench.domain.attach(endpoint(OTHER)).unwrap_err();
+        // The endpoint leaves at once, and comes back before the driver hears of either.
+        bench.model.script(|_| Answer::late());
+        bench.model.on_tick(|device, _| {
+            if device.waiting() == 2 {
+                device.release(2);
+            }
+        });
+        let left = bench.domain.detach(endpoint(OTHER));
+        bench.model.honest();
         let reaches = bench.model.reads(OTHER, bench.mapped.start().0);
         assert!(
             left.is_err() || reaches.is_none(),

@@ -4,7 +4,7 @@ use crate::each;
 use crate::model::device::Mode;
 use crate::model::requests::Request;
 use crate::model::script::{Answer, Id, Order};
-use crate::model::spec::{REQUEST_QUEUE, status};
+use crate::model::spec::{REQUEST_QUEUE, feature, status};
 use crate::model::{Model, OTHER, PLAIN, RESERVING, heap};
 use crate::rig::{
     self, GRANULE, ONE_WAIT, RW, TestDomain, TestIommu, domain, endpoint, map, map_all, pages,
@@ -292,6 +292,76 @@ fn a_batch_beside_requests_in_flight_keeps_off_their_slots() {
     domain.unmap(at).unwrap();
     assert_eq!((domain.mapped(), domain.quarantined()), (0, 3));
     nobody_has_a_slot(&model, &domain);
+}
+
+#[test]
+fn what_is_answered_at_once_is_not_waited_for() {
+    // A ring with room for a batch, and for nothing else.
+    let model = Model::new();
+    model.with(|d| {
+        d.knobs.queue_sizes = [128, 64];
+        d.knobs.offered &= !feature::PROBE;
+    });
+    let iommu = start(&model, &[PLAIN]);
+    let domain = domain(&iommu, 512, &[PLAIN]);
+    let before = model.clock().calls();
+    for count in [1, 2, 63, 64, 65, 200] {
+        let pieces = pieces(count);
+        let places = map_all(&domain, &pieces, READ).unwrap();
+        all_there(&model, &places, &pieces);
+        domain.unmap_all(&rig::apart(&places)).unwrap();
+    }
+    assert_eq!(model.clock().calls(), before, "a look at the clock");
+}
+
+#[test]
+fn a_batch_ends_with_its_last_answer() {
+    for _ in each!() {
+        let (model, _iommu, domain) = wide();
+        let mut count = 0;
+        model.script(move |_| {
+            count += 1;
+            if count <= 3 {
+                Answer::honest()
+            } else {
+                Answer::late()
+            }
+        });
+        model.on_tick(|device, _| {
+            device.release(64);
+        });
+        let before = model.clock().calls();
+        let places = map_all(&domain, &pieces(5), READ).unwrap();
+        let looks = model.clock().calls() - before;
+        assert!(looks < 10, "{looks} looks at the clock");
+        all_there(&model, &places, &pieces(5));
+    }
+}
+
+#[test]
+fn who_waits_for_a_slot_notifies_nobody() {
+    let _proof = proves(Oracle::Model, &["GV-NOTIF-1"]);
+    for _ in each!() {
+        let model = Model::new();
+        model.with(|d| d.knobs.queue_sizes = [16, 16]);
+        let iommu = start(&model, &[PLAIN]);
+        let domain = domain(&iommu, 64, &[PLAIN]);
+        model.script(|_| Answer::late());
+        for slot in 0.. {
+            assert!(slot < 16, "slots without end");
+            let (result, used) = kicks(&model, || map(&domain, phys(0x1_0000, GRANULE), RW));
+            match result.unwrap_err() {
+                MapError::Exposed(RequestError::Unconfirmed) => assert_eq!(used, 1),
+                error => {
+                    assert_eq!(error, MapError::Request(RequestError::NoSlot));
+                    assert_eq!(used, 0);
+                    break;
+                }
+            }
+        }
+        model.honest();
+        model.with(|d| d.release(16));
+    }
 }
 
 #[test]

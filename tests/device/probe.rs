@@ -51,6 +51,19 @@ fn refused(list: Vec<u8>, probe_size: u32, expected: ProbeError) {
 }
 
 #[test]
+fn properties_may_end_anywhere_in_a_page() {
+    for _ in each!() {
+        // With 72 bytes of request in front, the tail begins on the next page, or ends with it.
+        for size in [4016, 4020, 4024, 4028] {
+            let mut list = property(0x0abc, size as u16 - 4 - 24, &vec![7; size - 4 - 24]);
+            list.extend(resv(0, 0x1000, 0x1fff));
+            let found = parsed(list, size as u32);
+            assert_eq!(found, Ok(vec![(0x1000, 0x1fff, RESERVED)]), "{size}");
+        }
+    }
+}
+
+#[test]
 fn regions_of_an_honest_device() {
     for _ in each!(but [(Crosvm, "PROBE has room for one region"), (CloudHypervisor, "PROBE has room for one region")])
     {

@@ -213,3 +213,42 @@ fn without_bypass_config_there_are_no_bypass_domains() {
         assert_eq!(model.reads(PLAIN, 0x10_0000), None);
     }
 }
+
+#[test]
+fn an_identity_domain_leaves_out_what_is_no_whole_granule() {
+    for _ in each!() {
+        let model = Model::new();
+        let iommu = start(&model, &[PLAIN]);
+        let ranges = [
+            phys(0x10_0000, GRANULE + 0x800),
+            phys(0x20_0800, 0x800),
+            phys(0x30_0000, GRANULE),
+        ];
+        let domain = identity(&iommu, &ranges, RW);
+        domain.attach(endpoint(PLAIN)).unwrap();
+        let reached = ranges.map(|range| model.reads(PLAIN, range.end().0));
+        assert_eq!(reached, [None, None, Some(0x30_0fff)]);
+    }
+}
+
+#[test]
+fn an_identity_domain_has_no_second_endpoint_before_it_is_mapped() {
+    for _ in each!(but[(Crosvm, "one endpoint in a domain")]) {
+        let model = Model::new();
+        model.clock().for_threads();
+        let iommu = start(&model, &[PLAIN, OTHER]);
+        let domain = identity(&iommu, &[phys(0x10_0000, GRANULE)], RW);
+        model.answer_once(rig::is_map, Answer::late());
+        std::thread::scope(|scope| {
+            let attaching = scope.spawn(|| domain.attach(endpoint(PLAIN)));
+            while model.with(|d| d.waiting()) == 0 {
+                std::thread::yield_now();
+            }
+            assert_eq!(domain.attach(endpoint(OTHER)), Err(AttachError::Busy));
+            model.with(|d| d.release(1));
+            attaching.join().unwrap().unwrap();
+        });
+        domain.attach(endpoint(OTHER)).unwrap();
+        assert_eq!(model.reads(OTHER, 0x10_0000), Some(0x10_0000));
+    }
+}

@@ -280,3 +280,18 @@ fn an_endpoint_that_comes_back_finds_what_was_put_off() {
         desk.assert_empty();
     }
 }
+
+#[test]
+fn addresses_are_free_once_their_unmap_is_confirmed_and_the_memory_is_back() {
+    for _ in each!() {
+        let desk = desk(8, LONG);
+        // More often than the domain has room for mappings.
+        for _ in 0..500 {
+            let parked = park(&desk);
+            desk.domain.flush().unwrap();
+            assert!(parked.is_revoked());
+            drop(parked.reclaim().unwrap());
+        }
+        desk.assert_empty();
+    }
+}
