@@ -222,7 +222,7 @@ impl<P: Platform> Shared<P> {
             endpoint,
             flags,
         };
-        let outcome = self.execute_one(attach);
+        let mut outcome = self.execute_one(attach);
         if self.bypass == Bypass::Locked || outcome.is_ok() {
             return outcome;
         }
@@ -232,14 +232,18 @@ impl<P: Platform> Shared<P> {
                 domain: self.scratch_of(endpoint),
                 endpoint,
             }))?;
-            let outcome = self.execute_one(attach);
+            outcome = self.execute_one(attach);
             if outcome.is_ok() {
                 return outcome;
             }
         }
         // Devices are known to detach first and to refuse then.
-        self.attach_to_scratch(endpoint)?;
-        outcome
+        let rests = self.attach_to_scratch(endpoint);
+        match outcome {
+            // What may yet take effect is no refusal, whatever came after it.
+            Err(error) if !error.had_no_effect() => outcome,
+            _ => rests.and(outcome),
+        }
     }
 
     /// Takes an endpoint out of `domain`, to where it reaches nothing.

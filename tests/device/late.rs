@@ -5,10 +5,12 @@ use crate::each;
 use crate::model::device::Mode;
 use crate::model::requests::Request;
 use crate::model::script::{Answer, When};
-use crate::model::spec::status;
+use crate::model::spec::{feature, status};
 use crate::model::{Model, OTHER, PLAIN};
 use crate::rig::{self, GRANULE, ONE_WAIT, RW, domain, endpoint, map, map_at, pages, start};
-use virtio_iommu::{CreateError, IovaRange, MapError, Options, RequestError, UnmapError};
+use virtio_iommu::{
+    AttachError, CreateError, IovaRange, MapError, Options, RequestError, UnmapError,
+};
 use xtask::conformance::{Oracle, proves};
 
 #[test]
@@ -187,6 +189,42 @@ fn an_attach_that_is_answered_together_with_a_detach_may_have_come_after_it() {
             left.is_err() || reaches.is_none(),
             "detached, says the driver, and reaches {reaches:x?}"
         );
+    }
+}
+
+#[test]
+fn a_late_attach_is_not_forgotten_for_what_was_refused_before_or_after_it() {
+    for _ in each!(but[(Crosvm, "one endpoint in a domain")]) {
+        // The device does not move endpoints: ATTACH is refused, DETACH done, and the second
+        // ATTACH is late. Where the endpoint rests meanwhile is refused, too, or not.
+        for rests in [true, false] {
+            let model = Model::new();
+            model.with(|d| d.knobs.offered &= !feature::BYPASS_CONFIG);
+            let iommu = start(&model, &[PLAIN, OTHER]);
+            let domain = domain(&iommu, 4, &[PLAIN]);
+            let at = map(&domain, pages(&model, 1), RW).unwrap();
+            let mut attaches = 0;
+            model.script(move |seen| match seen.request {
+                Request::Attach { .. } => {
+                    attaches += 1;
+                    match attaches {
+                        1 => Answer::status(status::UNSUPP),
+                        2 => Answer::late_effect(),
+                        _ if rests => Answer::honest(),
+                        _ => Answer::status(status::NOMEM),
+                    }
+                }
+                _ => Answer::honest(),
+            });
+            let error = domain.attach(endpoint(OTHER)).unwrap_err();
+            assert_eq!(error, AttachError::Request(RequestError::Unconfirmed));
+            model.honest();
+            model.with(|d| d.release(9));
+            // It is in the domain: that it counts as a member keeps the memory mapped for it.
+            let reaches = model.reads(OTHER, at.start().0);
+            assert!(reaches.is_some(), "{rests} {:?}", model.domain_of(OTHER));
+            assert_eq!(domain.endpoints(), 2);
+        }
     }
 }
 

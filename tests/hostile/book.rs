@@ -63,14 +63,13 @@ impl Book {
     }
 
     fn told(&mut self, number: usize, request: Request, told: Told) {
-        if told == Told::Unclear {
-            // It was given back: carried out or not, but not later.
-            settle(&mut self.maps, number, true);
-            settle(&mut self.attaches, number, true);
-            return;
-        }
         let ok = told == Told::Status(status::OK);
         match request {
+            _ if told == Told::Unclear => {
+                // It was given back: carried out or not, but not later.
+                settle(&mut self.maps, number, true);
+                settle(&mut self.attaches, number, true);
+            }
             Request::Map { .. } => settle(&mut self.maps, number, ok),
             Request::Attach {
                 domain, endpoint, ..
