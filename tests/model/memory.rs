@@ -9,9 +9,9 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::violations::Violations;
 
-/// Where the pages of the driver begin: not 0, and not where the host has them.
-pub const PAGES_BASE: u64 = 0x8000_0000;
-/// Where the buffers of the tests begin: beyond 32 bits.
+/// Where the pages of the driver begin: beyond 32 bits, and not where the host has them.
+pub const PAGES_BASE: u64 = 0x1_2000_0000;
+/// Where the buffers of the tests begin.
 pub const BUFFERS_BASE: u64 = 0x1_4000_0000;
 const REGION_LEN: u64 = 32 << 20;
 /// Both views of memory agree on addresses modulo this, so that every smaller alignment holds in
