@@ -169,14 +169,11 @@ pub fn check(options: &Options) -> Result<(), MutantsError> {
     let of = build::fingerprint(&survey);
     let whole = options.file.is_none();
     let known = Saved::load(&of).filter(|_| !whole);
-    let is_new = known.is_none();
     let mut saved = known.unwrap_or_default();
     saved.take(found, reach.cases.len());
-    if is_new {
-        saved.of = of;
-        saved.date = crate::conformance::report::today();
-        saved.seconds = started.elapsed().as_secs();
-    }
+    saved.of = of;
+    saved.date = crate::conformance::report::today();
+    saved.seconds += started.elapsed().as_secs();
     saved.store()?;
     judge(&survey, &saved, options)
 }

@@ -1,7 +1,7 @@
 //! One run of a test program with one mutant, bounded in time and memory.
 
 use std::io;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -15,6 +15,9 @@ const MEMORY: u64 = 2 << 20;
 /// How many times its limit of processor time a program may take of real time: it may have to share
 /// the processor, and a program that waits for nothing takes none.
 const SHARED: u32 = 10;
+/// How often a program is started again that somebody else has killed: the system, for want of
+/// memory.
+const TRIES: usize = 5;
 /// How often a program is looked at, at first and after a while.
 const POLL: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
 
@@ -61,11 +64,21 @@ impl Drop for Group {
 ///
 /// # Errors
 ///
-/// It cannot be started.
+/// It cannot be started, or somebody else kills it each time.
 pub fn run(command: &mut Command, limit: Duration, shown: bool) -> io::Result<Ended> {
     if !shown {
         command.stdout(Stdio::null()).stderr(Stdio::null());
     }
+    for _ in 0..TRIES {
+        if let Some(ended) = run_once(command, limit)? {
+            return Ok(ended);
+        }
+    }
+    Err(io::Error::other("somebody kills the tests"))
+}
+
+/// `None` if somebody else has killed it, which says nothing about the tests.
+fn run_once(command: &mut Command, limit: Duration) -> io::Result<Option<Ended>> {
     let child = command.stdin(Stdio::null()).process_group(0).spawn()?;
     let mut group = Group(child);
     let started = Instant::now();
@@ -76,10 +89,10 @@ pub fn run(command: &mut Command, limit: Duration, shown: bool) -> io::Result<En
         let elapsed = started.elapsed();
         let used = processor_time(&group.0).unwrap_or_default();
         if used >= limit || elapsed >= SHARED * limit {
-            return Ok(Ended::Late);
+            return Ok(Some(Ended::Late));
         }
         if memory(&group.0).is_some_and(|memory| memory > MEMORY) {
-            return Ok(Ended::Red);
+            return Ok(Some(Ended::Red));
         }
         let is_young = elapsed < Duration::from_millis(200);
         std::thread::sleep(POLL[usize::from(!is_young)]);
@@ -104,11 +117,11 @@ fn memory(child: &Child) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse().ok()
 }
 
-fn verdict(status: ExitStatus) -> Ended {
-    if status.success() {
-        Ended::Green
-    } else {
-        Ended::Red
+fn verdict(status: ExitStatus) -> Option<Ended> {
+    match status.signal() {
+        Some(signal) if signal == Signal::KILL.as_raw() => None,
+        _ if status.success() => Some(Ended::Green),
+        _ => Some(Ended::Red),
     }
 }
 
@@ -120,6 +133,13 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         run(&mut command, Duration::from_millis(limit), false).unwrap()
+    }
+
+    #[test]
+    fn what_somebody_else_kills_is_started_again() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "kill -KILL $$"]);
+        run(&mut command, Duration::from_secs(10), false).unwrap_err();
     }
 
     #[test]

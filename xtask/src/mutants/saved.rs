@@ -14,11 +14,11 @@ use super::run::Fate;
 pub struct Saved {
     /// Stands for the driver and its mutants.
     pub of: String,
-    /// The day of the last whole run.
+    /// The day of the last run.
     pub date: String,
     /// How many tests there were.
     pub tests: usize,
-    /// How long the last whole run took, in seconds.
+    /// How long the runs took together, in seconds: a whole one, and others after it.
     pub seconds: u64,
     /// What became of each mutant, by name.
     pub fates: BTreeMap<String, Fate>,
