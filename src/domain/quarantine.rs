@@ -10,7 +10,6 @@ use super::change::Held;
 use super::erased::Erased;
 use super::record::State;
 use super::{Domain, DomainState, UnmapError};
-use crate::address::IovaRange;
 use crate::device::Outcome;
 use crate::iova::Slot;
 use crate::platform::Platform;
@@ -246,13 +245,5 @@ impl DomainState {
             return Err(UnmapError::NotMapped(held.iova));
         }
         Ok(!self.members.is_empty())
-    }
-}
-
-/// The addresses, for the log.
-impl core::fmt::Display for Held {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let iova: IovaRange = self.iova;
-        write!(f, "{iova}")
     }
 }
