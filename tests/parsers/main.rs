@@ -8,21 +8,14 @@
 //! ```
 
 mod check;
+#[path = "../support/splitmix.rs"]
+mod splitmix;
 
 use std::time::Instant;
 
-/// A generator of numbers: the 64-bit steps of splitmix.
-struct Random(u64);
+use splitmix::Random;
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
     fn below(&mut self, most: u64) -> u64 {
         self.next() % most
     }
