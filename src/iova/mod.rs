@@ -7,6 +7,7 @@
 //! | `classes` | ranges that were given back, by length |
 //! | `wish` | what a range has to be like, and where one like it is free |
 //! | `space` | the rules: who gets which addresses, and who is refused |
+//! | `pieces` | parts of a range in use, each with a value |
 //!
 //! Addresses are handed out from the top, because devices that can only reach little memory ask
 //! for low ones. Between two ranges stays a hole of one granule, if the owner of the space wants
@@ -18,7 +19,7 @@ mod classes;
 #[cfg(test)]
 mod model;
 mod node;
-
+mod pieces;
 mod space;
 #[cfg(test)]
 mod steps;

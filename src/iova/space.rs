@@ -41,7 +41,7 @@ impl Slot {
 /// kept between them.
 #[derive(Debug)]
 pub struct Space<V> {
-    tree: Tree<V>,
+    pub(super) tree: Tree<V>,
     classes: Classes,
     usable: IovaRange,
     /// A power of two.
@@ -355,73 +355,6 @@ impl<V: Copy> Space<V> {
         new.is_some()
     }
 
-    /// Notes parts of a range in use, each with a value of its own. Whether parts overlap is not
-    /// looked at.
-    ///
-    /// # Errors
-    ///
-    /// [`IovaError::OutOfRange`] if the slot is not in use or a part is not in its range,
-    /// [`IovaError::Full`]. The parts before that one are noted.
-    pub fn push_pieces(
-        &mut self,
-        slot: Slot,
-        pieces: impl Iterator<Item = (IovaRange, V)>,
-    ) -> Result<(), IovaError> {
-        let whole = self.range(slot).ok_or(IovaError::OutOfRange)?;
-        let mut first = self.tree.slab.at(slot.0).link;
-        let mut all = Ok(());
-        for (range, value) in pieces {
-            match self.insert_piece(whole, range, value, first) {
-                Ok(index) => first = index,
-                Err(error) => {
-                    all = Err(error);
-                    break;
-                }
-            }
-        }
-        if let Some(node) = self.tree.slab.at_mut(slot.0) {
-            node.link = first;
-        }
-        all
-    }
-
-    /// A part of `whole`, to which nothing leads yet, before the one at `next`.
-    #[inline(always)]
-    fn insert_piece(
-        &mut self,
-        whole: IovaRange,
-        range: IovaRange,
-        value: V,
-        next: u32,
-    ) -> Result<u32, IovaError> {
-        if !whole.contains_range(&range) {
-            return Err(IovaError::OutOfRange);
-        }
-        self.make_room()?;
-        let mut piece = Node::new(range.end().0, 0, State::Piece, 0);
-        piece.link = next;
-        let index = self
-            .tree
-            .slab
-            .insert(Key::new(range.start().0), piece, value);
-        index.ok_or(IovaError::Full)
-    }
-
-    /// The pieces of a slot in use, the last one pushed first: by address, if they were pushed
-    /// from the highest to the lowest.
-    pub fn pieces(&self, slot: Slot) -> impl Iterator<Item = (IovaRange, V)> + '_ {
-        let mut cursor = match self.is_used(slot) {
-            true => self.tree.slab.at(slot.0).link,
-            false => NIL,
-        };
-        core::iter::from_fn(move || {
-            let value = self.tree.slab.value(cursor)?;
-            let range = self.range_of(cursor)?;
-            cursor = self.tree.slab.at(cursor).link;
-            Some((range, value))
-        })
-    }
-
     /// The ranges in use, by address.
     pub fn iter(&self) -> impl Iterator<Item = (Slot, IovaRange, V)> + '_ {
         let mut walk = self.tree.upwards(0);
@@ -448,17 +381,17 @@ impl<V: Copy> Space<V> {
         self.used == 0
     }
 
-    fn is_used(&self, slot: Slot) -> bool {
+    pub(super) fn is_used(&self, slot: Slot) -> bool {
         self.tree.slab.at(slot.0).state == State::Used
     }
 
-    fn range_of(&self, index: u32) -> Option<IovaRange> {
+    pub(super) fn range_of(&self, index: u32) -> Option<IovaRange> {
         let key = self.tree.slab.key(index)?;
         IovaRange::new(Iova(key.start), Iova(self.tree.slab.at(index).end))
     }
 
     /// Sees to it that there is a node.
-    fn make_room(&mut self) -> Result<(), IovaError> {
+    pub(super) fn make_room(&mut self) -> Result<(), IovaError> {
         let room = self.tree.slab.has_room() || self.classes.evict_one(&mut self.tree);
         room.then_some(()).ok_or(IovaError::Full)
     }
@@ -680,25 +613,5 @@ mod tests {
         let mut space = Space::new(range(0, u64::MAX), G, 0, 4).unwrap();
         assert!(space.take(range(0, u64::MAX), 1).is_ok());
         assert_eq!(alloc(&mut space, G), Err(IovaError::Exhausted));
-    }
-
-    #[test]
-    fn pieces_come_last_first() {
-        let mut space = space(8);
-        let (slot, _) = space.alloc(&wish(3 * G, G, u64::MAX), 0).unwrap();
-        for (start, value) in [(0xf000, 3), (0xe000, 2), (0xd000, 1)] {
-            let piece = range(start, start + G - 1);
-            space.push_pieces(slot, once((piece, value))).unwrap();
-        }
-        let values = space
-            .pieces(slot)
-            .map(|(range, value)| (range.start().0, value));
-        assert!(values.eq([(0xd000, 1), (0xe000, 2), (0xf000, 3)]));
-        assert_eq!(space.len(), 1);
-        // With the range go its pieces.
-        assert!(space.free(slot));
-        for _ in 0..3 {
-            assert!(alloc(&mut space, G).is_ok());
-        }
     }
 }

@@ -26,6 +26,7 @@ mod pipeline;
 mod probe;
 mod probe_random;
 mod random;
+mod refused;
 mod regions;
 mod rules;
 mod special;

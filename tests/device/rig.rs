@@ -10,7 +10,7 @@ use crate::model::platform::ModelPlatform;
 use crate::model::registers::Access as Register;
 use crate::model::requests::Request;
 use crate::model::spec::status_bit;
-use crate::model::{Model, PLAIN};
+use crate::model::{Model, OTHER, PLAIN, RESERVING};
 
 pub type TestIommu = Iommu<ModelPlatform>;
 pub type TestDomain = Domain<ModelPlatform>;
@@ -189,4 +189,18 @@ pub fn any_of(
     list: &'static [Personality],
 ) -> impl proptest::strategy::Strategy<Value = Personality> {
     proptest::sample::select(list)
+}
+
+/// A domain with `RESERVING`, and with `PLAIN` if the device allows for two, and one mapping at `0x10_0000`.
+pub fn prepared(model: &Model) -> (TestIommu, TestDomain) {
+    let iommu = start(model, &[PLAIN, OTHER, RESERVING]);
+    let alone = model.with(|d| d.unit.quirks.endpoints_per_domain == Some(1));
+    let members: &[u32] = if alone {
+        &[RESERVING]
+    } else {
+        &[PLAIN, RESERVING]
+    };
+    let domain = domain(&iommu, 3, members);
+    map_at(&domain, 0x10_0000, pages(model, 2), RW).unwrap();
+    (iommu, domain)
 }
