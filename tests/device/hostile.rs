@@ -346,14 +346,6 @@ fn survive(config: Option<ConfigSpace>, offered: u64, answers: Vec<Answer>, step
     model.expect_leak(0);
 }
 
-/// Who a case may meet.
-const WHO: [Personality; 4] = [
-    Personality::Strict,
-    Personality::Qemu,
-    Personality::Crosvm,
-    Personality::CloudHypervisor,
-];
-
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: ProptestConfig::default().cases.max(400),
@@ -363,7 +355,7 @@ proptest! {
 
     #[test]
     fn gv_vq_5_strange_answers_are_survived(
-        who in any_of(&WHO),
+        who in any_of(&Personality::HONEST),
         answers in proptest::collection::vec(answer(), 1..40),
         steps in proptest::collection::vec(step(), 1..40),
     ) {
@@ -378,7 +370,7 @@ proptest! {
 
     #[test]
     fn strange_answers_to_the_bring_up_are_survived(
-        who in any_of(&WHO),
+        who in any_of(&Personality::HONEST),
         answers in proptest::collection::vec(answer(), 1..12),
     ) {
         let _round = each!(one who);
@@ -387,7 +379,7 @@ proptest! {
 
     #[test]
     fn bad_input_strange_configurations_are_survived(
-        who in any_of(&WHO),
+        who in any_of(&Personality::HONEST),
         config in config(),
         offered in any::<u64>(),
         steps in proptest::collection::vec(step(), 1..10),
@@ -399,7 +391,7 @@ proptest! {
 
     #[test]
     fn bad_input_strange_properties_are_survived(
-        who in any_of(&WHO),
+        who in any_of(&Personality::HONEST),
         list in prop_oneof![properties(), proptest::collection::vec(any::<u8>(), 0..520)],
         probe_size in 1..600u32,
     ) {

@@ -229,6 +229,38 @@ fn a_late_attach_is_not_forgotten_for_what_was_refused_before_or_after_it() {
 }
 
 #[test]
+fn an_endpoint_that_is_late_to_rest_belongs_to_nobody_else() {
+    for _ in each!(but[(Crosvm, "one endpoint in a domain")]) {
+        // ATTACH is refused, and the one that brings the endpoint back to where it rests is late:
+        // it would take it out of any domain that it is attached to meanwhile.
+        let model = Model::new();
+        model.with(|d| d.knobs.offered &= !feature::BYPASS_CONFIG);
+        let iommu = start(&model, &[PLAIN, OTHER]);
+        let domain = domain(&iommu, 4, &[PLAIN]);
+        let at = map(&domain, pages(&model, 1), RW).unwrap();
+        let mut attaches = 0;
+        model.script(move |seen| match seen.request {
+            Request::Attach { .. } => {
+                attaches += 1;
+                match attaches {
+                    1 => Answer::status(status::NOMEM),
+                    _ => Answer::late_effect(),
+                }
+            }
+            _ => Answer::honest(),
+        });
+        let error = domain.attach(endpoint(OTHER)).unwrap_err();
+        assert_eq!(error, AttachError::Request(RequestError::Unconfirmed));
+        model.honest();
+        let other = iommu.create_domain(1).unwrap();
+        let owner = Err(AttachError::Attached(domain.id()));
+        assert_eq!(other.attach(endpoint(OTHER)), owner);
+        model.with(|d| d.release(9));
+        assert_eq!(model.reads(OTHER, at.start().0), None);
+    }
+}
+
+#[test]
 fn a_late_attach_lets_no_endpoint_into_a_later_domain_of_the_same_id() {
     let _proof = proves(Oracle::Model, &["DV-UNM-3"]);
     for _ in each!() {

@@ -315,8 +315,11 @@ impl Kernel {
         if self.buffers > 1_500 {
             return None;
         }
-        self.buffers += count;
-        (0..count).map(|_| device.alloc(0x1000)).collect()
+        let before = self.model.ram().live_pages();
+        let list = (0..count).map(|_| device.alloc(0x1000)).collect();
+        // A buffer is a granule, of many pages on some devices.
+        self.buffers += self.model.ram().live_pages() - before;
+        list
     }
 
     fn began(&mut self, result: Result<Lent<Live>, (MapError, Option<List>)>) {
