@@ -2,11 +2,13 @@
 
 use crate::each;
 use crate::model::requests::Request;
-use crate::model::spec::{MAP_F_MMIO, MAP_F_READ, MAP_F_WRITE};
+use crate::model::script::Answer;
+use crate::model::spec::{MAP_F_MMIO, MAP_F_READ, MAP_F_WRITE, status};
 use crate::model::unit::Mapping;
 use crate::model::{Model, OTHER, PLAIN, RESERVING};
 use crate::rig::{
-    GRANULE, RW, domain, endpoint, map, map_all, map_at, map_with, pages, phys, prepared, start,
+    GRANULE, RW, domain, endpoint, is_unmap, map, map_all, map_at, map_with, pages, phys, prepared,
+    start,
 };
 use virtio_iommu::{Access, CreateError, Iova, MapOptions};
 use xtask::conformance::{Oracle, proves};
@@ -179,6 +181,36 @@ fn a_dropped_domain_leaves_nothing_and_its_id_is_used_again() {
         assert_eq!(second.id(), id);
         assert_eq!(model.reads(PLAIN, at), None);
         assert_eq!(model.mappings(id.0), Some(vec![]));
+    }
+}
+
+#[test]
+fn a_dropped_domain_keeps_its_id_while_anything_may_be_left_of_it() {
+    for _ in each!() {
+        // An endpoint that the device does not let go, or a mapping that it does not remove.
+        for stays in [true, false] {
+            let model = Model::new();
+            let iommu = start(&model, &[PLAIN]);
+            let first = domain(&iommu, 4, &[PLAIN]);
+            let at = map(&first, pages(&model, 1), RW).unwrap();
+            if !stays {
+                model.answer_once(is_unmap, Answer::status(status::DEVERR));
+                first.unmap(at).unwrap_err();
+            }
+            let id = first.id();
+            model.script(move |seen| match seen.request {
+                Request::Attach { .. } | Request::Detach { .. } if stays => {
+                    Answer::status(status::DEVERR)
+                }
+                // To the question whether an id is free.
+                Request::Unmap { .. } => Answer::status(status::NOENT),
+                _ => Answer::honest(),
+            });
+            drop(first);
+            let second = iommu.create_domain(4).unwrap();
+            assert_ne!(second.id(), id, "endpoint: {stays}, mapping: {}", !stays);
+            model.honest();
+        }
     }
 }
 

@@ -93,6 +93,9 @@ enum Task {
         /// Only the changes in files whose name contains this
         #[arg(long)]
         file: Option<String>,
+        /// Only those of which the last runs said that a test does not end
+        #[arg(long, conflicts_with_all = ["list", "only", "page"])]
+        late: bool,
         /// Only list them
         #[arg(long)]
         list: bool,
@@ -284,12 +287,14 @@ fn run(task: Task) -> Result<(), Box<dyn Error>> {
         Task::Broken => broken::check()?,
         Task::Mutants {
             file,
+            late,
             list,
             only,
             jobs,
             page,
         } => mutants::check(&mutants::Options {
             file,
+            late,
             list,
             only,
             jobs,

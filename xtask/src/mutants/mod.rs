@@ -92,6 +92,8 @@ pub enum MutantsError {
 pub struct Options {
     /// Only the mutants of files whose name contains this.
     pub file: Option<String>,
+    /// Only those of which the last runs said that a test does not end.
+    pub late: bool,
     /// Only list them.
     pub list: bool,
     /// Only this one, by its number in the list, and show what the tests say.
@@ -143,9 +145,16 @@ pub fn check(options: &Options) -> Result<(), MutantsError> {
     if !run::is_sound(&programs, &reach.cases)? {
         return Err(MutantsError::Sound("one of all, under limits".into()));
     }
+    let of = build::fingerprint(&survey);
+    let known = Saved::load(&of);
+    let was_late = |mutant: &Mutant| {
+        let fate = known.as_ref().map(|k| k.fates.get(&mutant.to_string()));
+        fate.flatten() == Some(&Fate::TimedOut)
+    };
     let live = survey
         .mutants()
-        .filter(|(number, mutant)| is_wanted(mutant) && !refused.contains(number));
+        .filter(|(number, mutant)| is_wanted(mutant) && !refused.contains(number))
+        .filter(|(_, mutant)| !options.late || was_late(mutant));
     let (numbers, mutants): (Vec<u32>, Vec<_>) = live.unzip();
     println!("{} mutants, {} tests", numbers.len(), reach.cases.len());
     let jobs = options
@@ -166,10 +175,8 @@ pub fn check(options: &Options) -> Result<(), MutantsError> {
         .iter()
         .zip(&fates)
         .map(|(mutant, fate)| (mutant.to_string(), *fate));
-    let of = build::fingerprint(&survey);
-    let whole = options.file.is_none();
-    let known = Saved::load(&of).filter(|_| !whole);
-    let mut saved = known.unwrap_or_default();
+    let whole = options.file.is_none() && !options.late;
+    let mut saved = known.filter(|_| !whole).unwrap_or_default();
     saved.take(found, reach.cases.len());
     saved.of = of;
     saved.date = crate::conformance::report::today();

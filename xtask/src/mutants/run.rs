@@ -44,12 +44,33 @@ impl Fate {
 }
 
 /// Finds out what becomes of each mutant, several at a time; says after each how many are done, and
-/// the place of this one in the list.
+/// the place of this one in the list. Those that are late beside others are tried once more alone:
+/// a test of threads that spin may take any time when they have to share a processor.
 ///
 /// # Errors
 ///
 /// A test program cannot be started.
 pub fn run_all(
+    programs: &[Program],
+    reach: &Reach,
+    mutants: &[u32],
+    jobs: usize,
+    done: &(dyn Fn(usize, usize, Fate) + Sync),
+) -> io::Result<Vec<Fate>> {
+    let mut fates = run_beside(programs, reach, mutants, jobs, done)?;
+    let late = |(_, fate): &(usize, &Fate)| **fate == Fate::TimedOut;
+    let late: Vec<usize> = fates.iter().enumerate().filter(late).map(|l| l.0).collect();
+    println!("{} were late: once more, alone", late.len());
+    let numbers: Vec<u32> = late.iter().map(|place| mutants[*place]).collect();
+    let done = |count: usize, place: usize, fate: Fate| done(count, late[place], fate);
+    let again = run_beside(programs, reach, &numbers, 1, &done)?;
+    for (place, fate) in late.iter().zip(again) {
+        fates[*place] = fate;
+    }
+    Ok(fates)
+}
+
+fn run_beside(
     programs: &[Program],
     reach: &Reach,
     mutants: &[u32],
