@@ -19,6 +19,12 @@ const HOST: [&str; 5] = [
     kernel::LINUX_INIT,
 ];
 
+/// Some tests and benchmarks are of the inside of the driver: without this, cargo leaves them out and
+/// says nothing.
+const INSIDE: [&str; 2] = ["--features", "virtio-iommu/internals"];
+/// The same for all benchmarks.
+const ALL_INSIDE: [&str; 2] = ["--features", "virtio-iommu/count-steps"];
+
 /// What does not hold.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
@@ -45,7 +51,8 @@ pub fn check(archs: &[Arch]) -> Result<(), CheckError> {
     cargo("formatting", &["fmt", "--all", "--", "--check"], &[])?;
     beside(archs, kernel::lint, || {
         let lints = ["--all-targets", "--", "-D", "warnings"];
-        cargo("lints", &[&["clippy"], &HOST[..], &lints[..]].concat(), &[])?;
+        let words = [&["clippy"], &HOST[..], &ALL_INSIDE, &lints].concat();
+        cargo("lints", &words, &[])?;
         let doc = [&["doc", "--no-deps"], &HOST[..]].concat();
         cargo("documentation", &doc, &[("RUSTDOCFLAGS", "-Dwarnings")])
     })
@@ -70,7 +77,7 @@ fn beside<R: Send>(
 /// Builds the tests of the host, and the kernel for `archs`.
 fn build(archs: &[Arch]) -> Result<(), CheckError> {
     beside(archs, kernel::build, || {
-        let words = [&["test", "--no-run", "--quiet"], &HOST[..]].concat();
+        let words = [&["test", "--no-run", "--quiet"], &HOST[..], &INSIDE].concat();
         cargo("building the tests, and the kernel", &words, &[])
     })
 }
@@ -82,7 +89,7 @@ fn build(archs: &[Arch]) -> Result<(), CheckError> {
 ///
 /// [`CheckError`].
 pub fn test(archs: &[Arch], filter: Option<&str>) -> Result<(), CheckError> {
-    let mut words = [&["test"], &HOST[..]].concat();
+    let mut words = [&["test"], &HOST[..], &INSIDE].concat();
     let variables = [(REQUIRE_QEMU, "1"), (ARCH_VARIABLE, selected(archs))];
     match filter {
         // Here, and not in the tests: its progress is shown.
@@ -104,7 +111,7 @@ pub fn test(archs: &[Arch], filter: Option<&str>) -> Result<(), CheckError> {
 /// [`CheckError`].
 pub fn test_keeping(archs: &[Arch], more: &[(&str, &str)]) -> Result<(), CheckError> {
     build(archs)?;
-    let words = [&["test", "--no-fail-fast"], &HOST[..]].concat();
+    let words = [&["test", "--no-fail-fast"], &HOST[..], &INSIDE].concat();
     let selected = selected(archs);
     let variables = [(REQUIRE_QEMU, "1"), (ARCH_VARIABLE, selected)];
     cargo("tests", &words, &[&variables, more].concat())

@@ -58,6 +58,9 @@ enum Task {
         /// Write docs/conformance.json of what each test proves, and its pages
         #[arg(long, conflicts_with = "filter")]
         report: bool,
+        /// Runs nothing: makes the pages again, with what docs/long-runs.toml says now
+        #[arg(long, requires = "report", conflicts_with_all = ["arch", "filter"])]
+        page: bool,
         #[command(flatten)]
         consent: Consent,
         /// Only the tests whose name contains this
@@ -232,9 +235,14 @@ fn run(task: Task) -> Result<(), Box<dyn Error>> {
         Task::Test {
             arch,
             report,
+            page,
             consent,
             filter,
         } => {
+            if page {
+                conformance::report::page_alone()?;
+                return Ok(());
+            }
             let archs = Archs::or_selected(arch)?;
             setup::ensure(&archs, consent.options(false))?;
             if report {

@@ -126,6 +126,7 @@ pub fn data(
         qemu,
         not_applicable,
         rules: entries,
+        long_runs: Vec::new(),
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Oracle;
+use super::long_runs::LongRun;
 
 /// Where the tests of the host ran, among the names of architectures.
 pub const HOST: &str = "host";
@@ -75,6 +76,9 @@ pub struct Data {
     pub not_applicable: BTreeMap<String, BTreeMap<String, String>>,
     /// The rules, in the order of the table.
     pub rules: Vec<Entry>,
+    /// What long runs against random input have reached.
+    #[serde(default)]
+    pub long_runs: Vec<LongRun>,
 }
 
 /// Why the file is not read, or not written.
@@ -149,16 +153,10 @@ impl Data {
             let all = serde_json::to_string(&self.not_applicable)?;
             let _ = writeln!(text, "\"not_applicable\": {all},");
         }
-        text.push_str("\"rules\": [\n");
-        for (index, rule) in self.rules.iter().enumerate() {
-            let end = if index + 1 < self.rules.len() {
-                ","
-            } else {
-                ""
-            };
-            let _ = writeln!(text, "{}{end}", serde_json::to_string(rule)?);
-        }
-        text.push_str("]\n}\n");
+        list(&mut text, "rules", &self.rules)?;
+        text.push_str(",\n");
+        list(&mut text, "long_runs", &self.long_runs)?;
+        text.push_str("\n}\n");
         Ok(text)
     }
 
@@ -187,4 +185,12 @@ impl Data {
         let of = |rule: &&Entry| rule.state == state && rule.whole() == verdict;
         self.rules.iter().filter(of).count()
     }
+}
+
+/// A list, one of it a line.
+fn list<T: Serialize>(text: &mut String, name: &str, all: &[T]) -> Result<(), serde_json::Error> {
+    let lines = all.iter().map(serde_json::to_string);
+    let lines: Vec<String> = lines.collect::<Result<_, _>>()?;
+    let _ = write!(text, "\"{name}\": [\n{}\n]", lines.join(",\n"));
+    Ok(())
 }

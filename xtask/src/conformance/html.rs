@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::Oracle;
 use super::data::{Data, Entry, HOST, Tally, Verdict};
+use super::long_runs::LongRun;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -57,8 +58,28 @@ pub fn page(data: &Data) -> String {
         text,
         "</tbody>\n</table></div>\n<p id=\"none\" hidden>No rule is like that.</p>"
     );
+    long_runs(&mut text, &data.long_runs);
     let _ = writeln!(text, "<script>\n{SCRIPT}</script>\n</html>");
     text
+}
+
+fn long_runs(text: &mut String, runs: &[LongRun]) {
+    text.push_str(
+        "<details><summary>Long runs against random input, which are no part of the tests</summary>\n<dl>\n",
+    );
+    for run in runs {
+        let _ = writeln!(
+            text,
+            "<dt>{}</dt><dd>{}, in {}, {}. Wrong: {}.<br><code>{}</code></dd>",
+            escaped(&run.what),
+            escaped(&run.reached),
+            escaped(&run.time),
+            escaped(&run.date),
+            escaped(&run.failures),
+            escaped(&run.command)
+        );
+    }
+    text.push_str("</dl></details>\n");
 }
 
 /// The oracles of each place that has results, in order.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::Oracle;
 use super::data::{Data, Entry, Tally, Verdict};
+use super::long_runs::LongRun;
 
 const HEAD: &str = "\
 # Conformance
@@ -59,7 +60,29 @@ pub fn page(data: &Data) -> String {
         let _ = writeln!(text, "\n## {title}\n");
         table(&mut text, data, prefix);
     }
+    long_runs(&mut text, &data.long_runs);
     text
+}
+
+fn long_runs(text: &mut String, runs: &[LongRun]) {
+    text.push_str(
+        "\n## Long runs\n\nAgainst random input, and no part of the tests: kept by hand in `docs/long-runs.toml`.\n\n\
+         | what | reached | time | failures | date | command |\n|---|---|---|---|---|---|\n",
+    );
+    for run in runs {
+        let LongRun {
+            what,
+            command,
+            reached,
+            time,
+            failures,
+            date,
+        } = run;
+        let _ = writeln!(
+            text,
+            "| {what} | {reached} | {time} | {failures} | {date} | `{command}` |"
+        );
+    }
 }
 
 fn table(text: &mut String, data: &Data, prefix: &str) {

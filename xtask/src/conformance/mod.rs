@@ -7,12 +7,14 @@
 //! | [`scan`] | what the sources of the tests claim to prove, and the gaps |
 //! | [`data`] | `docs/conformance.json` |
 //! | [`collect`] | from what was kept of a run to the data |
+//! | [`long_runs`] | what runs against random input have reached |
 //! | [`markdown`], [`html`] | the two pages |
 //! | [`report`] | `cargo xtask test --report` |
 
 pub mod collect;
 pub mod data;
 pub mod html;
+pub mod long_runs;
 pub mod markdown;
 pub mod proof;
 pub mod report;

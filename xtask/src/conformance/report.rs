@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::data::{Data, DataError};
+use super::long_runs::{self, LongRun, LongRuns};
 use super::proof::PROOFS_VARIABLE;
 use super::{collect, html, markdown, scan};
 use crate::Arch;
@@ -28,6 +29,9 @@ pub enum ReportError {
     /// The data.
     #[error("{0}")]
     Data(#[from] DataError),
+    /// The long runs.
+    #[error("{file}: {0}", file = long_runs::FILE)]
+    LongRuns(#[from] toml::de::Error),
     /// A claim that makes no sense.
     #[error("{0}")]
     Claim(String),
@@ -62,7 +66,8 @@ pub fn run(archs: &[Arch]) -> Result<(), ReportError> {
     fs::create_dir_all(&dir)?;
     let tests = ci::test_keeping(archs, &[(PROOFS_VARIABLE, &dir.to_string_lossy())]);
     let records = collect::records(&dir)?;
-    let data = collect::data(&functions, &records, today(), qemu);
+    let mut data = collect::data(&functions, &records, today(), qemu);
+    data.long_runs = long_runs(root)?;
     write(&data, &root.join("docs"))?;
     tests?;
     let silent = collect::silent(&functions, &records);
@@ -71,6 +76,24 @@ pub fn run(archs: &[Arch]) -> Result<(), ReportError> {
     } else {
         Err(ReportError::Silent(silent))
     }
+}
+
+/// Makes the pages again, of what the last run has found out and of what long runs have reached.
+///
+/// # Errors
+///
+/// [`ReportError`].
+pub fn page_alone() -> Result<(), ReportError> {
+    let docs = crate::project_root().join("docs");
+    let [json, ..] = files(&docs);
+    let mut data = Data::read(&json)?;
+    data.long_runs = long_runs(crate::project_root())?;
+    write(&data, &docs)
+}
+
+fn long_runs(root: &Path) -> Result<Vec<LongRun>, ReportError> {
+    let text = fs::read_to_string(root.join(long_runs::FILE))?;
+    Ok(LongRuns::parse(&text)?.run)
 }
 
 fn write(data: &Data, docs: &Path) -> Result<(), ReportError> {
@@ -151,6 +174,7 @@ mod tests {
         }
         let [json, ..] = files(&crate::project_root().join("docs"));
         let data = Data::read(&json).unwrap();
+        assert_eq!(data.long_runs, long_runs(crate::project_root()).unwrap());
         let table: Vec<&str> = rules::all().map(|rule| rule.id).collect();
         let found: Vec<&str> = data.rules.iter().map(|rule| rule.id.as_str()).collect();
         assert_eq!(found, table);
