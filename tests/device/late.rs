@@ -7,7 +7,9 @@ use crate::model::requests::Request;
 use crate::model::script::{Answer, When};
 use crate::model::spec::{feature, status};
 use crate::model::{Model, OTHER, PLAIN};
-use crate::rig::{self, GRANULE, ONE_WAIT, RW, domain, endpoint, map, map_at, pages, start};
+use crate::rig::{
+    self, GRANULE, ONE_WAIT, RW, TestDomain, TestIommu, domain, endpoint, map, map_at, pages, start,
+};
 use virtio_iommu::{
     AttachError, CreateError, IovaRange, MapError, Options, RequestError, UnmapError,
 };
@@ -192,6 +194,30 @@ fn an_attach_that_is_answered_together_with_a_detach_may_have_come_after_it() {
     }
 }
 
+/// `OTHER` is not attached for certain to a domain with one mapping, because the device answers the
+/// first, second, … ATTACH like that. Endpoints rest in a domain.
+fn late_to_attach(
+    model: &Model,
+    answer: impl Fn(u32) -> Answer + Send + 'static,
+) -> (TestIommu, TestDomain, IovaRange) {
+    model.with(|d| d.knobs.offered &= !feature::BYPASS_CONFIG);
+    let iommu = start(model, &[PLAIN, OTHER]);
+    let domain = domain(&iommu, 4, &[PLAIN]);
+    let at = map(&domain, pages(model, 1), RW).unwrap();
+    let mut attaches = 0;
+    model.script(move |seen| match seen.request {
+        Request::Attach { .. } => {
+            attaches += 1;
+            answer(attaches)
+        }
+        _ => Answer::honest(),
+    });
+    let error = domain.attach(endpoint(OTHER)).unwrap_err();
+    assert_eq!(error, AttachError::Request(RequestError::Unconfirmed));
+    model.honest();
+    (iommu, domain, at)
+}
+
 #[test]
 fn a_late_attach_is_not_forgotten_for_what_was_refused_before_or_after_it() {
     for _ in each!(but[(Crosvm, "one endpoint in a domain")]) {
@@ -199,26 +225,12 @@ fn a_late_attach_is_not_forgotten_for_what_was_refused_before_or_after_it() {
         // ATTACH is late. Where the endpoint rests meanwhile is refused, too, or not.
         for rests in [true, false] {
             let model = Model::new();
-            model.with(|d| d.knobs.offered &= !feature::BYPASS_CONFIG);
-            let iommu = start(&model, &[PLAIN, OTHER]);
-            let domain = domain(&iommu, 4, &[PLAIN]);
-            let at = map(&domain, pages(&model, 1), RW).unwrap();
-            let mut attaches = 0;
-            model.script(move |seen| match seen.request {
-                Request::Attach { .. } => {
-                    attaches += 1;
-                    match attaches {
-                        1 => Answer::status(status::UNSUPP),
-                        2 => Answer::late_effect(),
-                        _ if rests => Answer::honest(),
-                        _ => Answer::status(status::NOMEM),
-                    }
-                }
-                _ => Answer::honest(),
+            let (_iommu, domain, at) = late_to_attach(&model, move |attach| match attach {
+                1 => Answer::status(status::UNSUPP),
+                2 => Answer::late_effect(),
+                _ if rests => Answer::honest(),
+                _ => Answer::status(status::NOMEM),
             });
-            let error = domain.attach(endpoint(OTHER)).unwrap_err();
-            assert_eq!(error, AttachError::Request(RequestError::Unconfirmed));
-            model.honest();
             model.with(|d| d.release(9));
             // It is in the domain: that it counts as a member keeps the memory mapped for it.
             let reaches = model.reads(OTHER, at.start().0);
@@ -234,24 +246,10 @@ fn an_endpoint_that_is_late_to_rest_belongs_to_nobody_else() {
         // ATTACH is refused, and the one that brings the endpoint back to where it rests is late:
         // it would take it out of any domain that it is attached to meanwhile.
         let model = Model::new();
-        model.with(|d| d.knobs.offered &= !feature::BYPASS_CONFIG);
-        let iommu = start(&model, &[PLAIN, OTHER]);
-        let domain = domain(&iommu, 4, &[PLAIN]);
-        let at = map(&domain, pages(&model, 1), RW).unwrap();
-        let mut attaches = 0;
-        model.script(move |seen| match seen.request {
-            Request::Attach { .. } => {
-                attaches += 1;
-                match attaches {
-                    1 => Answer::status(status::NOMEM),
-                    _ => Answer::late_effect(),
-                }
-            }
-            _ => Answer::honest(),
+        let (iommu, domain, at) = late_to_attach(&model, |attach| match attach {
+            1 => Answer::status(status::NOMEM),
+            _ => Answer::late_effect(),
         });
-        let error = domain.attach(endpoint(OTHER)).unwrap_err();
-        assert_eq!(error, AttachError::Request(RequestError::Unconfirmed));
-        model.honest();
         let other = iommu.create_domain(1).unwrap();
         let owner = Err(AttachError::Attached(domain.id()));
         assert_eq!(other.attach(endpoint(OTHER)), owner);

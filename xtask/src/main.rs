@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -92,26 +91,7 @@ enum Task {
     /// Breaks the driver on purpose, in several ways, and expects the tests to notice each
     Broken,
     /// Changes the driver in many small ways, one at a time, and expects the tests to notice; writes docs/mutants.md
-    Mutants {
-        /// Only the changes in files whose name contains this
-        #[arg(long)]
-        file: Option<String>,
-        /// Only those of which the last runs said that a test does not end
-        #[arg(long, conflicts_with_all = ["list", "only", "page"])]
-        late: bool,
-        /// Only list them
-        #[arg(long)]
-        list: bool,
-        /// Only this one, by its number in the list, and show what the tests say
-        #[arg(long, conflicts_with = "list")]
-        only: Option<u32>,
-        /// How many at a time; by default one for each processor
-        #[arg(long)]
-        jobs: Option<NonZeroUsize>,
-        /// Runs nothing: makes the page of what the last runs have found out
-        #[arg(long, conflicts_with_all = ["list", "only"])]
-        page: bool,
-    },
+    Mutants(mutants::Options),
     /// Checks formatting, lints and documentation, and runs every test
     Ci {
         #[command(flatten)]
@@ -293,21 +273,7 @@ fn run(task: Task) -> Result<(), Box<dyn Error>> {
             })?;
         }
         Task::Broken => broken::check()?,
-        Task::Mutants {
-            file,
-            late,
-            list,
-            only,
-            jobs,
-            page,
-        } => mutants::check(&mutants::Options {
-            file,
-            late,
-            list,
-            only,
-            jobs,
-            page,
-        })?,
+        Task::Mutants(options) => mutants::check(&options)?,
         Task::Ci { consent } => {
             let archs = Arch::selected()?;
             setup::ensure(&archs, consent.options(true))?;

@@ -33,6 +33,8 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
+use clap::Args;
+
 use build::Built;
 pub use build::as_compiler;
 use find::Mutant;
@@ -88,19 +90,25 @@ pub enum MutantsError {
 }
 
 /// What is asked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct Options {
-    /// Only the mutants of files whose name contains this.
+    /// Only the changes in files whose name contains this
+    #[arg(long)]
     pub file: Option<String>,
-    /// Only those of which the last runs said that a test does not end.
+    /// Only those of which the last runs said that a test does not end
+    #[arg(long, conflicts_with_all = ["list", "only", "page"])]
     pub late: bool,
-    /// Only list them.
+    /// Only list them
+    #[arg(long)]
     pub list: bool,
-    /// Only this one, by its number in the list, and show what the tests say.
+    /// Only this one, by its number in the list, and show what the tests say
+    #[arg(long, conflicts_with = "list")]
     pub only: Option<u32>,
-    /// How many at a time.
+    /// How many at a time; by default one for each processor
+    #[arg(long)]
     pub jobs: Option<NonZeroUsize>,
-    /// Run nothing: make the page of what the last runs have found out.
+    /// Runs nothing: makes the page of what the last runs have found out
+    #[arg(long, conflicts_with_all = ["list", "only"])]
     pub page: bool,
 }
 
